@@ -1,0 +1,1 @@
+"""The destination_syncs room."""

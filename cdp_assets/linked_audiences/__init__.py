@@ -1,0 +1,1 @@
+"""The linked_audiences room."""

@@ -1,0 +1,36 @@
+"""Tables of the linked_audiences room."""
+
+from __future__ import annotations
+
+from cdp_assets.space.builds import builds_spec
+from resources.warehouse import TableRef, TableSpec
+
+SCHEMA = "linked_audiences"
+
+_BUILD = {"audience": "string", "partition_key": "string", "as_of": "timestamp", "revision": "string"}
+
+AUDIENCE_MEMBERS = TableSpec(
+    TableRef(SCHEMA, "audience_members"),
+    {**_BUILD, "canonical_segment_id": "string"},
+    "Members of each audience by partition.",
+    subject="canonical_segment_id",
+    keys=("audience", "partition_key", "canonical_segment_id"),
+)
+AUDIENCE_CONTEXT = TableSpec(
+    TableRef(SCHEMA, "audience_context"),
+    {**_BUILD, "canonical_segment_id": "string", "path": "string", "entity_id": "string", "parent_entity_id": "string"},
+    "The entity rows that made each member match, by node path. entity_id is the primary key as text; parent_entity_id that of "
+    "the row one level up (NULL directly below the profile). One row per member, path, entity and parent.",
+    subject="canonical_segment_id",
+    keys=("audience", "partition_key", "canonical_segment_id", "path", "entity_id", "parent_entity_id"),
+)
+PATH_ROWS = TableSpec(
+    TableRef(SCHEMA, "path_rows"),
+    {**_BUILD, "table_name": "string", "rows": "int64"},
+    "Row count of every entity and junction table on an audience's paths at build time; syncs hold when one is empty or shrank sharply.",
+    subject=None,
+    keys=("audience", "partition_key", "table_name"),
+)
+BUILDS = builds_spec(SCHEMA)
+
+TABLES = (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, PATH_ROWS, BUILDS)

@@ -1,0 +1,86 @@
+"""Tables of the raw_events room."""
+
+from __future__ import annotations
+
+from cdp_assets.space.builds import builds_spec
+from resources.warehouse import TableRef, TableSpec
+
+SCHEMA = "raw_events"
+EVENTS_SCHEMA = "events"
+
+_MESSAGE = {
+    "message_id": "string",
+    "type": "string",
+    "event": "string",
+    "user_id": "string",
+    "anonymous_id": "string",
+    "group_id": "string",
+    "previous_id": "string",
+    "name": "string",
+    "category": "string",
+    "timestamp": "timestamp",
+    "original_timestamp": "timestamp",
+    "sent_at": "timestamp",
+    "received_at": "timestamp",
+    # JSON texts; read with functions.json_text
+    "properties": "string",
+    "traits": "string",
+    "context": "string",
+    "integrations": "string",
+}
+_PLACE = {"file_hash": "string", "file": "string", "line": "int64"}
+_PERSONAL = ("user_id", "anonymous_id", "previous_id", "properties", "traits", "context")
+
+LANDING_FILES = TableSpec(
+    TableRef(SCHEMA, "landing_files"),
+    {
+        "file_hash": "string",
+        "file": "string",
+        "lines": "int64",
+        "first_received_at": "timestamp",
+        "last_received_at": "timestamp",
+        "loaded_at": "timestamp",
+    },
+    "Landing files taken in, once each by content hash.",
+    subject=None,
+    keys=("file_hash",),
+)
+LANDING_LINES = TableSpec(
+    TableRef(SCHEMA, "landing_lines"),
+    {**_PLACE, "window_at": "timestamp", "reason": "string", "detail": "string", "raw": "string", **_MESSAGE},
+    "Every line of every landing file, parsed; reason says why a line is not a message, raw holds it then. "
+    "window_at is received_at, or for lines without one the first received_at of their file: it decides the partition.",
+    subject="anonymous_id",
+    personal=(*_PERSONAL, "raw"),
+)
+MESSAGES = TableSpec(
+    TableRef(SCHEMA, "messages"),
+    {"partition_key": "string", **_MESSAGE, **_PLACE},
+    "Accepted messages, one per message_id: the smallest (received_at, file_hash, line).",
+    subject="anonymous_id",
+    keys=("message_id",),
+    personal=_PERSONAL,
+)
+DUPLICATES = TableSpec(
+    TableRef(SCHEMA, "duplicates"),
+    {"partition_key": "string", "message_id": "string", "received_at": "timestamp", **_PLACE},
+    "Lines whose message_id another line had first.",
+    subject="message_id",
+)
+QUARANTINE = TableSpec(
+    TableRef(SCHEMA, "quarantine"),
+    {"partition_key": "string", **_PLACE, "reason": "string", "detail": "string", "raw": "string", "message_id": "string"},
+    "Lines that are not messages, with their reason (a code), detail (names fields, never values) and the line itself.",
+    subject="message_id",
+    personal=("raw",),
+)
+EVENT_COLUMNS = TableSpec(
+    TableRef(SCHEMA, "event_columns"),
+    {"table_name": "string", "column_name": "string", "path": "string", "column_type": "string", "position": "int64"},
+    "Columns of the event tables: the JSON path (array of keys) each comes from and the type of its first value.",
+    subject=None,
+    keys=("table_name", "column_name"),
+)
+BUILDS = builds_spec(SCHEMA)
+
+TABLES = (LANDING_FILES, LANDING_LINES, MESSAGES, DUPLICATES, QUARANTINE, EVENT_COLUMNS, BUILDS)

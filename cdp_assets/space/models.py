@@ -1,0 +1,619 @@
+"""What a space folder says, as frozen models. One model per file kind; every field is described, for editors and docs.
+
+Loading, located errors and references between files are in :mod:`cdp_assets.space.load`. Meaning is in the rooms.
+"""
+
+from __future__ import annotations
+
+import builtins
+import datetime as dt
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
+CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z_][^\s]*$", max_length=34)]
+
+
+class Model(BaseModel):
+    """Base of all configuration models: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+# -- time and schedules ----------------------------------------------------------------------------------------------
+
+
+class Unit(StrEnum):
+    hours = "hours"
+    days = "days"
+
+
+class Span(Model):
+    """A length of time: ``{last: 7, unit: days}`` (sliding window up to as_of) or ``{next: …}`` in operators."""
+
+    last: int = Field(ge=1, description="How many units before as_of, inclusive of as_of itself.")
+    unit: Unit = Unit.days
+
+    @property
+    def delta(self) -> dt.timedelta:
+        return dt.timedelta(**{self.unit.value: self.last})
+
+
+class Between(Model):
+    """A window between two distances before as_of: ``{from: 10, to: 7, unit: days}`` is 10 to 7 days ago."""
+
+    from_: int = Field(alias="from", ge=1, description="The far edge, units before as_of.")
+    to: int = Field(ge=0, description="The near edge, units before as_of.")
+    unit: Unit = Unit.days
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Between:
+        if self.from_ <= self.to:
+            raise ValueError("'from' is the far edge and must be larger than 'to'")
+        return self
+
+
+class Schedule(Model):
+    """When something runs: an interval aligned to UTC, or a cron expression. Exactly one."""
+
+    every: Literal["15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"] | None = Field(
+        None, description="Interval, aligned to UTC boundaries."
+    )
+    cron: str | None = Field(None, description="Five-field cron expression, at least 15 minutes apart.")
+    timezone: str = Field("UTC", description="IANA time zone of the cron expression.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Schedule:
+        if (self.every is None) == (self.cron is None):
+            raise ValueError("give exactly one of 'every' and 'cron'")
+        return self
+
+
+class PartitionKind(StrEnum):
+    hourly = "hourly"
+    daily = "daily"
+    weekly = "weekly"
+    monthly = "monthly"
+
+
+# -- space.yaml ------------------------------------------------------------------------------------------------------
+
+
+class IdentifierRule(Model):
+    """Limit and priority of one identifier type (Segment identity resolution settings)."""
+
+    type: str = Field(description="Identifier type, e.g. user_id, email, anonymous_id.")
+    limit: int = Field(5, ge=1, description="Most values that one profile may hold within the window.")
+    window: Literal["ever", "annually", "monthly", "weekly", "daily"] = Field("ever", description="Window of the limit.")
+    priority: int | None = Field(None, ge=1, description="1 is the highest; default: user_id 1, email 2, the rest alphabetical.")
+
+
+class BlockedValue(Model):
+    """A value that never becomes an identifier; exactly one of ``exact`` and ``regex``."""
+
+    exact: str | None = None
+    regex: str | None = Field(None, description="Python regular expression, matched against the whole value.")
+
+    @model_validator(mode="after")
+    def _one(self) -> BlockedValue:
+        if (self.exact is None) == (self.regex is None):
+            raise ValueError("give exactly one of 'exact' and 'regex'")
+        return self
+
+
+class IdentitySettings(Model):
+    """Identity resolution. Defaults are Segment's."""
+
+    identifiers: tuple[IdentifierRule, ...] = Field((), description="Rules that differ from the defaults.")
+    custom: dict[str, str] = Field(
+        default_factory=dict,
+        description="Custom identifier type -> the trait or property key that carries it, e.g. {owl_card: cardNumber}.",
+    )
+    blocked: tuple[BlockedValue, ...] = Field(
+        (BlockedValue(regex="[0-]*"), BlockedValue(exact="-1"), BlockedValue(exact="null"), BlockedValue(exact="anonymous")),
+        description="Values that identify nobody.",
+    )
+
+
+class ConsentCategory(Model):
+    """A consent category, as it appears in ``context.consent.categoryPreferences``."""
+
+    id: CategoryId
+    name: str = Field(max_length=20)
+
+
+class DestinationConfig(Model):
+    """An account of a destination. It is a sandbox unless CDP_LIVE=1 and ``account`` is named."""
+
+    type: str = Field(description="Registered destination type: salesforce, gainsight, marketo, …")
+    account: str | None = Field(None, description="Organisation id, munchkin id or host that may be written to live.")
+    settings: dict[str, Any] = Field(default_factory=dict, description="Connector settings (login host, API version, …).")
+    credentials: dict[str, str] = Field(default_factory=dict, description="Secrets, from the environment: ${NAME}.")
+
+
+class WarehouseConfig(Model):
+    """Where the tables live."""
+
+    type: Literal["duckdb", "snowflake"] = "duckdb"
+    schemas: tuple[str, ...] = Field((), description="Schemas of the company's own tables, readable by models and SQL traits.")
+    files: dict[str, str] = Field(
+        default_factory=dict,
+        description="DuckDB: schema -> folder of Parquet files, read in place as views. Relative to the space folder.",
+    )
+    memory_limit: str | None = Field(None, description="DuckDB memory limit, e.g. 4GB.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Snowflake: account, user, password, database, warehouse, role, … (${NAME} for secrets).",
+    )
+
+
+class SpaceConfig(Model):
+    """``space.yaml``: one customer data platform instance with its own identity universe."""
+
+    name: Slug
+    description: str = ""
+    owner: str = Field("team:data-platform", description="Default owner of every asset: an e-mail address or team:NAME.")
+    start_date: dt.date = Field(description="Start of the first partition, UTC.")
+    partitions: PartitionKind = PartitionKind.daily
+    landing: str | None = Field(
+        None, description="Folder of the landing files; default: landing/ in the space's home. Relative to the space folder."
+    )
+    warehouse: WarehouseConfig = WarehouseConfig()
+    identity: IdentitySettings = IdentitySettings()
+    consent_categories: tuple[ConsentCategory, ...] = ()
+    destinations: dict[Slug, DestinationConfig] = Field(default_factory=dict)
+    schedule: Schedule = Field(Schedule(every="1h"), description="Default schedule of audiences.")
+    retention_days: int | None = Field(None, ge=1, description="Days that closed partitions keep members and context.")
+
+    @property
+    def category_ids(self) -> tuple[str, ...]:
+        return tuple(category.id for category in self.consent_categories)
+
+
+# -- conditions ------------------------------------------------------------------------------------------------------
+
+
+class Operator(StrEnum):
+    """Filter operators with Segment's null and date semantics (docs/design.md, Formats)."""
+
+    equals = "equals"
+    differs = "differs"
+    less_than = "less_than"
+    at_most = "at_most"
+    greater_than = "greater_than"
+    at_least = "at_least"
+    one_of = "one_of"
+    none_of = "none_of"
+    contains = "contains"
+    omits = "omits"
+    starts_with = "starts_with"
+    ends_with = "ends_with"
+    exists = "exists"
+    absent = "absent"
+    before_date = "before_date"
+    after_date = "after_date"
+    within_last = "within_last"
+    within_next = "within_next"
+    before_last = "before_last"
+    after_next = "after_next"
+
+
+UNARY = frozenset({Operator.exists, Operator.absent})
+LISTS = frozenset({Operator.one_of, Operator.none_of})
+SPANS = frozenset({Operator.within_last, Operator.within_next, Operator.before_last, Operator.after_next})
+
+Scalar = str | bool | int | float | dt.datetime | dt.date
+
+
+class Comparison(Model):
+    """Operator and its operand: ``value`` (a list for one_of, none_of and contains), or ``amount`` and ``unit`` for relative dates."""
+
+    operator: Operator
+    value: Scalar | tuple[Scalar, ...] | None = None
+    amount: int | None = Field(None, ge=0, description="For within_last, within_next, before_last, after_next.")
+    unit: Unit = Unit.days
+
+    @model_validator(mode="after")
+    def _operand(self) -> Comparison:
+        if self.operator in UNARY and (self.value is not None or self.amount is not None):
+            raise ValueError(f"{self.operator} takes no value")
+        if self.operator in SPANS and (self.amount is None or self.value is not None):
+            raise ValueError(f"{self.operator} takes 'amount' and 'unit', no 'value'")
+        if self.operator not in UNARY | SPANS and self.value is None:
+            raise ValueError(f"{self.operator} needs a 'value'")
+        if self.operator in LISTS and not isinstance(self.value, tuple):
+            raise ValueError(f"{self.operator} needs a list of values")
+        if isinstance(self.value, tuple) and self.operator not in LISTS | {Operator.contains}:
+            raise ValueError(f"{self.operator} takes one value, not a list")
+        return self
+
+
+class ColumnFilter(Comparison):
+    """A filter on a column of an entity."""
+
+    column: str
+
+
+class EventFilter(Comparison):
+    """A filter on a property of an event, or on a value of its context (dotted path). Exactly one of the two."""
+
+    property: str | None = None
+    context: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> EventFilter:
+        if (self.property is None) == (self.context is None):
+            raise ValueError("give exactly one of 'property' and 'context'")
+        return self
+
+
+class ColumnFilters(Model):
+    """Filters joined by all (and) or any (or). Exactly one of the two lists."""
+
+    all: tuple[ColumnFilter, ...] | None = None
+    any: tuple[ColumnFilter, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ColumnFilters:
+        if (self.all is None) == (self.any is None):
+            raise ValueError("give exactly one of 'all' and 'any'")
+        return self
+
+
+class EventFilters(Model):
+    """Filters joined by all (and) or any (or). Exactly one of the two lists."""
+
+    all: tuple[EventFilter, ...] | None = None
+    any: tuple[EventFilter, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> EventFilters:
+        if (self.all is None) == (self.any is None):
+            raise ValueError("give exactly one of 'all' and 'any'")
+        return self
+
+
+class Quantified(Model):
+    """How many: at most one of the three; default at least 1."""
+
+    at_least: int | None = Field(None, ge=1)
+    exactly: int | None = Field(None, ge=0)
+    at_most: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _quantifier(self) -> Quantified:
+        given = [q for q in ("at_least", "exactly", "at_most") if getattr(self, q) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one quantifier, not {' and '.join(given)}")
+        return self
+
+    @property
+    def quantifier(self) -> tuple[Literal["at_least", "exactly", "at_most"], int]:
+        if self.exactly is not None:
+            return "exactly", self.exactly
+        if self.at_most is not None:
+            return "at_most", self.at_most
+        return "at_least", self.at_least or 1
+
+    @property
+    def zero(self) -> bool:
+        """True for ``exactly 0`` and ``at most 0``, which take no filters and no nested conditions."""
+        return self.quantifier in (("exactly", 0), ("at_most", 0))
+
+
+class EntityCondition(Quantified):
+    """The profile (or parent entity) has, or has not, so many related entities that pass the filters and nested conditions."""
+
+    with_entity: str | None = Field(None, description="Relationship slug, as in the data graph.")
+    without_entity: str | None = Field(None, description="Relationship slug; true when no related entity passes.")
+    where: ColumnFilters | None = None
+    nested: EntityConditionGroup | None = Field(None, description="Conditions on children; each filters these entities.")
+
+    @model_validator(mode="after")
+    def _shape(self) -> EntityCondition:
+        if (self.with_entity is None) == (self.without_entity is None):
+            raise ValueError("give exactly one of 'with_entity' and 'without_entity'")
+        if self.without_entity and (self.at_least or self.exactly is not None or self.at_most is not None):
+            raise ValueError("'without_entity' takes no quantifier")
+        if self.zero and (self.where or self.nested):
+            raise ValueError("a quantifier of 0 takes no filters and no nested conditions; use 'without_entity'")
+        return self
+
+    @property
+    def relationship(self) -> str:
+        return self.with_entity or self.without_entity or ""
+
+
+class EntityConditionGroup(Model):
+    """Entity conditions joined by all or any."""
+
+    match: Literal["all", "any"] = "all"
+    conditions: tuple[EntityCondition, ...] = Field(min_length=1)
+
+
+class TraitCondition(Comparison):
+    """The profile's trait (from identify calls, computed, or SQL) compares, or not."""
+
+    with_trait: str | None = None
+    without_trait: str | None = Field(None, description="True when the comparison does not hold, also for an absent trait.")
+
+    @model_validator(mode="after")
+    def _shape(self) -> TraitCondition:
+        if (self.with_trait is None) == (self.without_trait is None):
+            raise ValueError("give exactly one of 'with_trait' and 'without_trait'")
+        return self
+
+    @property
+    def trait(self) -> str:
+        return self.with_trait or self.without_trait or ""
+
+
+class EventCondition(Quantified):
+    """The profile performed an event so often within a window, or did not."""
+
+    with_event: str | None = Field(None, description="Event name; pages and screens are 'Page Viewed' and 'Screen Viewed'.")
+    without_event: str | None = None
+    where: EventFilters | None = None
+    within: Span | None = None
+    between: Between | None = None
+
+    @model_validator(mode="after")
+    def _shape(self) -> EventCondition:
+        if (self.with_event is None) == (self.without_event is None):
+            raise ValueError("give exactly one of 'with_event' and 'without_event'")
+        if self.without_event and (self.at_least or self.exactly is not None or self.at_most is not None):
+            raise ValueError("'without_event' takes no quantifier")
+        if self.within and self.between:
+            raise ValueError("give one of 'within' and 'between'")
+        if self.zero and self.where:
+            raise ValueError("a quantifier of 0 takes no filters; use 'without_event'")
+        return self
+
+    @property
+    def event(self) -> str:
+        return self.with_event or self.without_event or ""
+
+
+class AudienceCondition(Model):
+    """The profile is a member of another audience at the same as_of, or is not."""
+
+    part_of: str | None = None
+    not_part_of: str | None = None
+
+    @model_validator(mode="after")
+    def _shape(self) -> AudienceCondition:
+        if (self.part_of is None) == (self.not_part_of is None):
+            raise ValueError("give exactly one of 'part_of' and 'not_part_of'")
+        return self
+
+    @property
+    def audience(self) -> str:
+        return self.part_of or self.not_part_of or ""
+
+
+Condition = EntityCondition | TraitCondition | EventCondition | AudienceCondition
+
+
+class ConditionGroup(Model):
+    """Conditions joined by all or any; evaluated by itself, with the entities that made each profile match."""
+
+    match: Literal["all", "any"] = "all"
+    conditions: tuple[Condition, ...] = Field(min_length=1)
+
+
+class Audience(Model):
+    """``audiences/KEY.yaml``: a condition tree over the data graph."""
+
+    key: Slug
+    name: str
+    description: str = ""
+    owner: str | None = None
+    schedule: Schedule | None = Field(None, description="Default: the space's.")
+    match: Literal["all", "any"] = Field("all", description="How groups are joined.")
+    groups: tuple[ConditionGroup, ...] = Field(min_length=1)
+
+
+# -- traits ----------------------------------------------------------------------------------------------------------
+
+
+class TraitKind(StrEnum):
+    event_counter = "event_counter"
+    aggregation = "aggregation"
+    first = "first"
+    last = "last"
+    most_frequent = "most_frequent"
+    unique_list = "unique_list"
+    unique_list_count = "unique_list_count"
+    sql = "sql"
+
+
+class Trait(Model):
+    """``traits/KEY.yaml``: a value computed per profile from its events, or by one SELECT."""
+
+    key: Slug
+    name: str
+    description: str = ""
+    owner: str | None = None
+    kind: TraitKind
+    event: str | None = Field(None, description="Event name; pages and screens are 'Page Viewed' and 'Screen Viewed'.")
+    property: str | None = Field(None, description="Property (dotted path); for first and last also 'timestamp'.")
+    function: Literal["sum", "avg", "min", "max"] | None = Field(None, description="For kind aggregation.")
+    min_frequency: int = Field(2, ge=2, description="For kind most_frequent.")
+    where: EventFilters | None = None
+    within: Span | None = Field(None, description="Sliding window up to as_of; default: all history.")
+    type: Literal["number", "string", "boolean", "timestamp", "list"] | None = Field(
+        None,
+        description="Type of the value; default: number for counters, aggregations and counts, list for unique_list, else string.",
+    )
+    identifier: str | None = Field(
+        None, description="For kind sql: the column that names the profile (user_id, email or anonymous_id)."
+    )
+    query: str | None = Field(
+        None,
+        description="For kind sql: one SELECT with the identifier and the column KEY. ':as_of' is the computation's instant.",
+    )
+
+    @model_validator(mode="after")
+    def _shape(self) -> Trait:
+        if self.kind is TraitKind.sql:
+            if not self.query or not self.identifier:
+                raise ValueError("kind sql needs 'query' and 'identifier'")
+            if self.event or self.property or self.where or self.within or self.function:
+                raise ValueError("kind sql takes only 'query', 'identifier' and 'type'")
+            return self
+        if self.query or self.identifier:
+            raise ValueError(f"kind {self.kind} takes no 'query' and no 'identifier'")
+        if not self.event:
+            raise ValueError(f"kind {self.kind} needs an 'event'")
+        if self.kind is not TraitKind.event_counter and not self.property:
+            raise ValueError(f"kind {self.kind} needs a 'property'")
+        if (self.kind is TraitKind.aggregation) != (self.function is not None):
+            raise ValueError("'function' goes with kind aggregation, and is needed there")
+        return self
+
+    @builtins.property
+    def value_type(self) -> Literal["number", "string", "boolean", "timestamp", "list"]:
+        if self.type:
+            return self.type
+        if self.kind in (TraitKind.event_counter, TraitKind.aggregation, TraitKind.unique_list_count):
+            return "number"
+        if self.kind is TraitKind.unique_list:
+            return "list"
+        return "timestamp" if self.property == "timestamp" else "string"
+
+
+# -- models and activations ------------------------------------------------------------------------------------------
+
+
+class SqlModel(Model):
+    """``models/KEY.sql``: one SELECT, its settings in a YAML front matter between ``/*---`` and ``---*/``."""
+
+    key: Slug
+    name: str
+    description: str = ""
+    owner: str | None = None
+    primary_key: str = Field(description="Column that is unique and never null.")
+    query: str
+    depends_on: tuple[str, ...] = Field(
+        (), description="Traits (KEY) and audiences (KEY) whose tables the query reads, for ordering."
+    )
+
+
+class Trigger(Model):
+    """What makes a message: see docs/design.md, Activation state."""
+
+    unit: Literal["profile", "entity", "row"] = Field(description="A profile, a (profile, entity) pair, or a model's row.")
+    path: str | None = Field(None, description="For unit entity: relationship path from the profile, e.g. accounts:credit-cards.")
+    when: Literal["enters", "exits", "enters_or_exits", "upsert", "mirror"] = Field(
+        description="For profiles and entities: enters, exits, enters_or_exits. For rows: upsert (never deletes) or mirror."
+    )
+
+    @model_validator(mode="after")
+    def _shape(self) -> Trigger:
+        if (self.unit == "entity") != (self.path is not None):
+            raise ValueError("'path' goes with unit entity, and is needed there")
+        if (self.unit == "row") != (self.when in ("upsert", "mirror")):
+            raise ValueError("unit row takes when: upsert or mirror; profiles and entities take enters, exits or enters_or_exits")
+        return self
+
+
+class EntityColumns(Model):
+    """Columns of one node to put in the payload; the primary key always is."""
+
+    path: str
+    columns: tuple[str, ...] = ()
+
+
+class Personalization(Model):
+    """What the payload carries besides the membership itself."""
+
+    traits: tuple[str, ...] = Field((), description="Profile traits, from identify calls, computed, or SQL.")
+    entities: tuple[EntityColumns, ...] = ()
+
+
+class ColumnSubject(Model):
+    """Model rows that speak about a person: the column that names them."""
+
+    column: str
+    identifier_type: str
+
+
+class Consent(Model):
+    """Whose consent a message needs. Without one an activation does not load."""
+
+    subject: Literal["profile", "none"] | ColumnSubject
+    categories: tuple[CategoryId, ...] = Field((), description="All must be true.")
+    reason: str | None = Field(None, description="For subject none: why no person is concerned.")
+
+    @model_validator(mode="after")
+    def _shape(self) -> Consent:
+        if self.subject == "none":
+            if self.categories or not self.reason:
+                raise ValueError("subject none takes a 'reason' and no 'categories'")
+        elif not self.categories:
+            raise ValueError("name at least one consent category")
+        elif self.reason:
+            raise ValueError("'reason' goes with subject none")
+        return self
+
+
+class Guardrails(Model):
+    """When a sync holds instead of sending. ``null`` switches one off, explicitly."""
+
+    max_exit_share: float | None = Field(0.2, gt=0, le=1, description="Exits as a share of present keys.")
+    max_exits: int | None = Field(50, ge=1, description="Exits at most this many never hold by share.")
+    max_table_loss: float | None = Field(
+        0.5, gt=0, le=1, description="Rows lost by a table on the path since the last reconciled build."
+    )
+    empty_table: bool = Field(True, description="Hold when a table on the path is empty and was not.")
+
+
+class Activation(Model):
+    """``activations/KEY.yaml``: audience or model -> one destination action."""
+
+    key: Slug
+    name: str
+    description: str = ""
+    owner: str | None = None
+    audience: str | None = None
+    model: str | None = None
+    destination: Slug = Field(description="A destination of space.yaml.")
+    action: str = Field("upsert", description="The connector's action; each connector names its own.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Of the action: object, key_field (the payload field that is the destination key), flag_field, …",
+    )
+    trigger: Trigger
+    identifier: str = Field("email", description="Identifier type sent; the last seen value of the profile.")
+    personalization: Personalization = Personalization()
+    shape: Literal["context", "flattened"] = Field("flattened", description="Payload shape (docs/design.md).")
+    event_name: str | None = Field(None, description="Name of the message; default: the trigger's.")
+    sync_property_changes: bool = Field(False, description="With enters_or_exits: send again when the payload changes.")
+    mapping: dict[str, Any] = Field(description="mapping-kit: the destination's fields from the payload.")
+    consent: Consent
+    first_run: Literal["baseline", "send"] = Field(
+        description="Whether those present at the first sync are sent or recorded silently."
+    )
+    on_definition_change: Literal["hold", "send", "rebaseline"] = "hold"
+    schedule: Schedule | None = Field(None, description="Default: after each successful build of the audience.")
+    max_age_minutes: int | None = Field(None, ge=1, description="Default: twice the audience's interval.")
+    retry_for_days: int = Field(14, ge=1)
+    guardrails: Guardrails = Guardrails()
+    enabled: bool = True
+
+    @model_validator(mode="after")
+    def _shape(self) -> Activation:
+        if (self.audience is None) == (self.model is None):
+            raise ValueError("give exactly one of 'audience' and 'model'")
+        if (self.trigger.unit == "row") != (self.model is not None):
+            raise ValueError("unit row goes with a model, profile and entity with an audience")
+        if self.consent.subject == "profile" and self.model is not None:
+            raise ValueError("a model's rows take consent subject {column, identifier_type} or none")
+        if isinstance(self.consent.subject, ColumnSubject) and self.audience is not None:
+            raise ValueError("an audience's members take consent subject profile")
+        return self
+
+
+EntityCondition.model_rebuild()

@@ -1,0 +1,56 @@
+"""A loaded space: all its files, validated and cross-referenced, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cdp_assets.data_graph.model import DataGraph
+from cdp_assets.space.models import Activation, Audience, SpaceConfig, SqlModel, Trait
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """Something wrong in a space: where, what, and what to do. Printed as ``file:line: message (remedy)``."""
+
+    file: str
+    line: int
+    message: str
+    remedy: str
+    level: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        prefix = "warning: " if self.level == "warning" else ""
+        return f"{self.file}:{self.line}: {prefix}{self.message} ({self.remedy})"
+
+
+class SpaceError(Exception):
+    """The space does not validate. ``problems`` holds every error, sorted by file and line."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Space:
+    """All files of a space folder. Mappings are by key, in key order."""
+
+    directory: Path
+    config: SpaceConfig
+    graph: DataGraph
+    traits: Mapping[str, Trait] = field(default_factory=dict)
+    audiences: Mapping[str, Audience] = field(default_factory=dict)
+    models: Mapping[str, SqlModel] = field(default_factory=dict)
+    activations: Mapping[str, Activation] = field(default_factory=dict)
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def path(self, text: str) -> Path:
+        """A path of the configuration, relative to the space folder unless absolute."""
+        return (self.directory / text).resolve()

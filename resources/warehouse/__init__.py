@@ -1,0 +1,463 @@
+"""The Warehouse contract: where all tables live and all expressions run.
+
+A room builds Ibis expressions over ``warehouse.table(ref)`` and hands them back with a verb (``create``, ``insert``,
+``replace``, ``upsert``, ``batches``, …). The warehouse compiles for its dialect and runs the SQL; DDL, transactions and name
+folding are its own affair. Rooms use lower-case names only. Timestamps are naive UTC with microseconds. JSON documents
+are text columns (read with :mod:`resources.warehouse.functions`).
+
+What belongs here: the contract and what all engines share. What does not: anything of one engine (``duckdb.py``,
+``snowflake.py``), Dagster, or the meaning of a table (rooms).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import ibis
+import ibis.expr.datatypes as ibis_types
+import ibis.expr.types as ir
+import pyarrow as pa
+import sqlglot
+from ibis.backends.sql.datatypes import DuckDBType, SnowflakeType
+from sqlglot import exp
+
+from resources.warehouse.functions import compile_expression
+
+Comparison = Literal["=", "<", "<=", ">", ">=", "in"]
+Condition = tuple[str, Comparison, Any]
+
+
+class WarehouseError(Exception):
+    """A statement could not run. The message names the table or query and the cause, never row values."""
+
+
+class MissingTableError(WarehouseError):
+    """The catalogue has no such table."""
+
+
+class UserQueryError(WarehouseError):
+    """User SQL was refused: not one SELECT, or it reads what it must not."""
+
+
+@dataclass(frozen=True, order=True)
+class TableRef:
+    """A table's logical, lower-case name: ``schema.name``, and a database where the reference is fully qualified."""
+
+    schema: str
+    name: str
+    database: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> TableRef:
+        """``SCHEMA.TABLE`` or ``DB.SCHEMA.TABLE`` in any case. Raises ValueError for another number of parts."""
+        parts = [part.strip().strip('"').lower() for part in text.split(".")]
+        if len(parts) == 2:
+            return cls(parts[0], parts[1])
+        if len(parts) == 3:
+            return cls(parts[1], parts[2], parts[0])
+        raise ValueError(f"{text!r} has {len(parts)} part(s); write SCHEMA.TABLE or DB.SCHEMA.TABLE")
+
+    def __str__(self) -> str:
+        return ".".join(part for part in (self.database, self.schema, self.name) if part)
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table that a room owns: its reference, columns (ibis type strings, in order), and whose data a row is.
+
+    ``subject`` names the column that says whose data a row is (a profile or person identifier), or None when a row
+    is nobody's. Erasure and masking work from it. ``personal`` lists columns that may hold personal values.
+    """
+
+    ref: TableRef
+    columns: Mapping[str, str]
+    description: str
+    subject: str | None
+    keys: tuple[str, ...] = ()
+    personal: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> ibis.Schema:
+        return ibis.schema({name: dtype_of(kind) for name, kind in self.columns.items()})
+
+
+def dtype_of(kind: str) -> ibis_types.DataType:
+    """Ibis type of a column type word; ``timestamp`` means naive UTC with microseconds."""
+    return ibis.dtype("timestamp(6)" if kind == "timestamp" else kind)
+
+
+def naive_utc(instant: dt.datetime) -> dt.datetime:
+    """Aware instant as the naive UTC value that warehouse columns hold. Raises ValueError for a naive one."""
+    if instant.tzinfo is None:
+        raise ValueError("an instant needs a time zone; use datetime(..., tzinfo=UTC)")
+    return instant.astimezone(dt.UTC).replace(tzinfo=None)
+
+
+def timestamp_literal(instant: dt.datetime) -> ir.TimestampScalar:
+    """Ibis literal of an aware instant, comparable with warehouse timestamp columns."""
+    return ibis.literal(naive_utc(instant), type="timestamp(6)")
+
+
+@dataclass
+class Warehouse(ABC):
+    """One open connection to a warehouse. Not thread-safe; close it (or use it as a context manager)."""
+
+    dialect: str = field(init=False, default="")
+    _schemas: dict[TableRef, ibis.Schema] = field(init=False, default_factory=dict)
+    _user_queries: dict[str, exp.Expr] = field(init=False, default_factory=dict)
+    _depth: int = field(init=False, default=0)
+    _temporary: int = field(init=False, default=0)
+
+    # -- what an engine supplies -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _run(self, sql: str) -> int | None:
+        """Run a statement; the number of rows it changed where the engine says so."""
+
+    @abstractmethod
+    def _arrow(self, sql: str) -> pa.Table:
+        """Run a query, whole result as Arrow. Column names and types as the engine gives them."""
+
+    @abstractmethod
+    def _arrow_batches(self, sql: str, rows: int) -> Iterator[pa.RecordBatch]:
+        """Run a query, result as a stream of Arrow batches of at most ``rows`` rows."""
+
+    @abstractmethod
+    def _append(self, ref: TableRef, rows: pa.Table) -> None:
+        """Append Arrow rows (columns named and typed as the table's) to an existing table."""
+
+    @abstractmethod
+    def _catalogue(self, ref: TableRef) -> ibis.Schema | None:
+        """Columns of a table in lower case, or None when the table is not there."""
+
+    @abstractmethod
+    def list_tables(self, schema: str) -> list[TableRef]:
+        """Tables and views of a schema, sorted by name."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection; idempotent."""
+
+    @abstractmethod
+    def _fold(self, name: str) -> str:
+        """A lower-case logical name in the case that the catalogue stores."""
+
+    # -- names and compilation ---------------------------------------------------------------------------------
+
+    def __enter__(self) -> Warehouse:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _identifier(self, name: str) -> exp.Identifier:
+        return exp.to_identifier(self._fold(name), quoted=True)
+
+    def _table_node(self, ref: TableRef) -> exp.Table:
+        return exp.Table(
+            this=self._identifier(ref.name),
+            db=self._identifier(ref.schema),
+            catalog=self._identifier(ref.database) if ref.database else None,
+        )
+
+    def name(self, ref: TableRef) -> str:
+        """The table's name as SQL of this engine."""
+        return self._table_node(ref).sql(self.dialect)
+
+    def sql(self, expression: ir.Expr) -> str:
+        """The compiled query of an expression, runnable as it stands."""
+        return self._tree(expression).sql(self.dialect)
+
+    def _tree(self, expression: ir.Expr) -> exp.Expr:
+        return compile_expression(expression, self.dialect, self._user_queries)
+
+    # -- schema ------------------------------------------------------------------------------------------------
+
+    def schema(self, ref: TableRef) -> ibis.Schema:
+        """Lower-case columns and types of a table. Raises :class:`MissingTableError`."""
+        found = self._schemas.get(ref)
+        if found is None:
+            found = self._catalogue(ref)
+            if found is None:
+                raise MissingTableError(f"table {ref} does not exist in the {self.dialect} warehouse")
+            self._schemas[ref] = found
+        return found
+
+    def has(self, ref: TableRef) -> bool:
+        """Whether the table is in the catalogue now."""
+        self._schemas.pop(ref, None)
+        return self._catalogue(ref) is not None
+
+    def table(self, ref: TableRef) -> ir.Table:
+        """The table as an expression with lower-case columns. Raises :class:`MissingTableError`."""
+        columns = self.schema(ref)
+        folded = {self._fold(name): kind for name, kind in columns.items()}
+        location = tuple(self._fold(part) for part in (ref.database, ref.schema) if part)
+        bound = ibis.table(folded, name=self._fold(ref.name), database=location if len(location) > 1 else location[0])
+        if all(self._fold(name) == name for name in columns):
+            return bound
+        return bound.select(**{name: bound[self._fold(name)] for name in columns})
+
+    def ensure_schema(self, schema: str) -> None:
+        self._run(f"CREATE SCHEMA IF NOT EXISTS {self._identifier(schema).sql(self.dialect)}")
+
+    def ensure(self, *specs: TableSpec) -> None:
+        """Create the tables that are missing, empty, with the declared columns; add declared columns that a table lacks."""
+        for spec in specs:
+            if self.has(spec.ref):
+                self.add_columns(spec.ref, dict(spec.columns))
+                continue
+            self.ensure_schema(spec.ref.schema)
+            columns = ", ".join(self._column_ddl(name, dtype) for name, dtype in spec.schema.items())
+            self._run(f"CREATE TABLE {self.name(spec.ref)} ({columns})")
+            self._schemas.pop(spec.ref, None)
+
+    def _column_ddl(self, name: str, dtype: ibis_types.DataType) -> str:
+        return f"{self._identifier(name).sql(self.dialect)} {self._type_sql(dtype)}"
+
+    def _type_sql(self, dtype: ibis_types.DataType) -> str:
+        mapper = {"duckdb": DuckDBType, "snowflake": SnowflakeType}[self.dialect]
+        return mapper.from_ibis(dtype).sql(self.dialect)
+
+    def add_columns(self, ref: TableRef, columns: Mapping[str, str]) -> list[str]:
+        """Add the columns that the table lacks (nullable); the names that were added, in order."""
+        present = self.schema(ref)
+        missing = [name for name in columns if name not in present]
+        for name in missing:
+            self._run(f"ALTER TABLE {self.name(ref)} ADD COLUMN {self._column_ddl(name, dtype_of(columns[name]))}")
+        if missing:
+            self._schemas.pop(ref, None)
+        return missing
+
+    def drop(self, ref: TableRef) -> None:
+        self._run(f"DROP TABLE IF EXISTS {self.name(ref)}")
+        self._schemas.pop(ref, None)
+
+    # -- writes ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing. Nested uses join the outer transaction."""
+        if self._depth:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+            return
+        self._run("BEGIN")
+        self._depth = 1
+        try:
+            yield
+        except BaseException:
+            self._depth = 0
+            self._run("ROLLBACK")
+            self._schemas.clear()
+            raise
+        self._depth = 0
+        self._run("COMMIT")
+
+    def create(self, ref: TableRef, expression: ir.Table) -> None:
+        """Create or replace the table with the rows of ``expression`` (which may read the table itself)."""
+        self.ensure_schema(ref.schema)
+        self._run(f"CREATE OR REPLACE TABLE {self.name(ref)} AS {self._folded_select(expression)}")
+        self._schemas.pop(ref, None)
+
+    def _folded_select(self, expression: ir.Table, columns: Sequence[str] | None = None) -> str:
+        names = list(columns or expression.columns)
+        renamed = {self._fold(name): expression[name] for name in names}
+        return self.sql(expression.select(**renamed))
+
+    def insert(self, ref: TableRef, expression: ir.Table) -> int | None:
+        """Append rows. Columns are matched by name; columns that the expression lacks become NULL."""
+        schema = self.schema(ref)
+        unknown = [name for name in expression.columns if name not in schema]
+        if unknown:
+            raise WarehouseError(f"table {ref} has no column {', '.join(unknown)}")
+        names = [name for name in schema if name in expression.columns]
+        casted = expression.select(
+            **{
+                name: expression[name] if expression[name].type() == schema[name] else expression[name].cast(schema[name])
+                for name in names
+            }
+        )
+        columns = ", ".join(self._identifier(name).sql(self.dialect) for name in names)
+        return self._run(f"INSERT INTO {self.name(ref)} ({columns}) {self._folded_select(casted, names)}")
+
+    def append(self, ref: TableRef, rows: pa.Table) -> int:
+        """Append Arrow rows; columns by name, missing ones NULL, types cast to the table's. The number of rows."""
+        schema = self.schema(ref)
+        unknown = [name for name in rows.column_names if name not in schema]
+        if unknown:
+            raise WarehouseError(f"table {ref} has no column {', '.join(unknown)}")
+        target = schema.to_pyarrow()
+        arrays = []
+        for column in target:
+            if column.name in rows.column_names:
+                arrays.append(rows.column(column.name).cast(column.type))
+            else:
+                arrays.append(pa.nulls(rows.num_rows, column.type))
+        if rows.num_rows:
+            self._append(ref, pa.table(arrays, names=target.names))
+        return rows.num_rows
+
+    def delete(self, ref: TableRef, conditions: Sequence[Condition]) -> int | None:
+        """Delete rows that meet all conditions, e.g. ``[("partition_key", "in", keys)]``. An empty list deletes all."""
+        where = exp.and_(*(self._condition(c) for c in conditions)) if conditions else exp.true()
+        return self._run(f"DELETE FROM {self.name(ref)} WHERE {where.sql(self.dialect)}")
+
+    def _condition(self, condition: Condition) -> exp.Expr:
+        column, operator, value = condition
+        left = exp.Column(this=self._identifier(column))
+        if operator == "in":
+            return exp.In(this=left, expressions=[self._literal(v) for v in value]) if value else exp.false()
+        kinds = {"=": exp.EQ, "<": exp.LT, "<=": exp.LTE, ">": exp.GT, ">=": exp.GTE}
+        return kinds[operator](this=left, expression=self._literal(value))
+
+    def _literal(self, value: Any) -> exp.Expr:
+        if isinstance(value, dt.datetime):
+            instant = naive_utc(value) if value.tzinfo else value
+            return exp.cast(exp.Literal.string(instant.isoformat(sep=" ", timespec="microseconds")), "timestamp")
+        return exp.convert(value)
+
+    def replace(self, ref: TableRef, expression: ir.Table, conditions: Sequence[Condition]) -> None:
+        """Delete the rows that meet ``conditions`` and insert ``expression`` (which may read the table), in one transaction."""
+        with self.staged(expression) as rows, self.transaction():
+            self.delete(ref, conditions)
+            self.insert(ref, rows)
+
+    def upsert(self, ref: TableRef, expression: ir.Table, keys: Sequence[str]) -> None:
+        """Replace whole rows by key and insert new ones, in one transaction. ``expression`` must be unique on ``keys``, keys not NULL."""
+        with self.staged(expression) as rows, self.transaction():
+            self.delete_matching(ref, rows, keys)
+            self.insert(ref, rows)
+
+    def delete_matching(self, ref: TableRef, expression: ir.Table, keys: Sequence[str]) -> int | None:
+        """Delete rows whose ``keys`` equal those of some row of ``expression``."""
+        subquery = self._folded_select(expression.select(*keys), list(keys))
+        target, source = self._table_node(ref), "cdp_matched"
+        on = " AND ".join(
+            f"{target.sql(self.dialect)}.{self._identifier(k).sql(self.dialect)} = {source}.{self._identifier(k).sql(self.dialect)}"
+            for k in keys
+        )
+        return self._run(f"DELETE FROM {target.sql(self.dialect)} USING ({subquery}) AS {source} WHERE {on}")
+
+    @contextlib.contextmanager
+    def staged(self, expression: ir.Table) -> Iterator[ir.Table]:
+        """The rows of ``expression`` computed once into a scratch table, dropped at the end. DDL: open it outside a transaction."""
+        self._temporary += 1
+        ref = TableRef("cdp_scratch", f"s{self._temporary}")
+        self.create(ref, expression)
+        try:
+            yield self.table(ref)
+        finally:
+            with contextlib.suppress(WarehouseError):
+                self.drop(ref)
+
+    # -- reads -------------------------------------------------------------------------------------------------
+
+    def arrow(self, expression: ir.Table) -> pa.Table:
+        """Whole result as Arrow with the expression's names and types. For results known to be small: else :meth:`batches`."""
+        return self._named(self._arrow(self.sql(expression)), expression)
+
+    def batches(self, expression: ir.Table, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
+        """Stream of Arrow batches of at most ``rows`` rows. No other statement may run until it is exhausted or closed."""
+        for batch in self._arrow_batches(self.sql(expression), rows):
+            table = self._named(pa.Table.from_batches([batch]), expression)
+            yield from table.to_batches()
+
+    def rows(self, expression: ir.Table, limit: int) -> list[dict[str, Any]]:
+        """At most ``limit`` rows as dicts, for previews and small reports."""
+        return self.arrow(expression.limit(limit)).to_pylist()
+
+    def scalar(self, expression: ir.Scalar) -> Any:
+        """The value of a scalar expression (an aggregate)."""
+        return self._arrow(self.sql(expression.as_table()))[0][0].as_py()
+
+    def count(self, expression: ir.Table) -> int:
+        """Number of rows."""
+        return int(self.scalar(expression.count()))
+
+    def _named(self, table: pa.Table, expression: ir.Table) -> pa.Table:
+        return table.rename_columns(list(expression.columns)).cast(expression.schema().to_pyarrow())
+
+    # -- user SQL ----------------------------------------------------------------------------------------------
+
+    def user_query(
+        self, sql: str, *, schemas: Sequence[str], parameters: Mapping[str, Any] | None = None, dialect: str | None = None
+    ) -> ir.Table:
+        """One SELECT of the user's as an expression with lower-case columns.
+
+        It is parsed, must be a single SELECT whose every table is qualified with one of ``schemas`` (CTE names aside), and
+        must call no table function. ``:name`` placeholders take values from ``parameters``. ``dialect``: the one that the
+        text is written in, default this engine's. Raises :class:`UserQueryError`.
+        """
+        tree = parse_user_query(sql, schemas=schemas, parameters=parameters, dialect=dialect or self.dialect)
+        if dialect and dialect != self.dialect:
+            tree = sqlglot.parse_one(tree.sql(self.dialect), read=self.dialect)
+        name = "cdp_user_query_" + hashlib.sha256(tree.sql(self.dialect).encode()).hexdigest()[:16]
+        self._user_queries[name] = tree
+        probe = exp.select("*").from_(tree.copy().subquery("q")).limit(0)
+        try:
+            schema = ibis.Schema.from_pyarrow(self._arrow(probe.sql(self.dialect)).schema)
+        except WarehouseError as error:
+            raise UserQueryError(str(error)) from None
+        microseconds = {name: dtype_of("timestamp") if dtype.is_timestamp() else dtype for name, dtype in schema.items()}
+        schema = ibis.schema(microseconds)
+        bound = ibis.table(schema, name=name)
+        return bound.select(**{column.lower(): bound[column] for column in schema})
+
+
+def parse_user_query(
+    sql: str, *, schemas: Sequence[str], parameters: Mapping[str, Any] | None = None, dialect: str = "duckdb"
+) -> exp.Expr:
+    """The guard of user SQL, without a database: one SELECT over ``schemas``. Returns the tree with parameters filled in."""
+    try:
+        statements = [s for s in sqlglot.parse(sql, read=dialect) if s is not None]
+    except sqlglot.errors.SqlglotError as error:
+        detail = error.errors[0] if error.errors else {}
+        raise UserQueryError(
+            f"not valid SQL at line {detail.get('line', '?')}, column {detail.get('col', '?')}: {detail.get('description', 'parse error')}"
+        ) from None
+    if len(statements) != 1:
+        raise UserQueryError(f"expected one SELECT, found {len(statements)} statements")
+    tree = statements[0]
+    if not isinstance(tree, exp.Query):
+        raise UserQueryError(f"expected one SELECT, found {tree.key.upper()}")
+    for forbidden in (exp.Into, exp.DML, exp.DDL, exp.Command):
+        found = tree.find(forbidden)
+        if found is not None and not isinstance(found, exp.Query):
+            raise UserQueryError(f"expected one SELECT, found {found.key.upper()} inside it")
+    allowed = {schema.lower() for schema in schemas}
+    ctes = {cte.alias_or_name.lower() for cte in tree.find_all(exp.CTE)}
+    for table in tree.find_all(exp.Table):
+        if not isinstance(table.this, exp.Identifier):
+            raise UserQueryError(
+                f"table function {table.this.sql(dialect)[:40]} is not allowed; read tables of {', '.join(sorted(allowed))}"
+            )
+        if not table.db:
+            if table.name.lower() in ctes:
+                continue
+            raise UserQueryError(f"table {table.name} needs its schema; one of {', '.join(sorted(allowed))}")
+        if table.db.lower() not in allowed:
+            raise UserQueryError(f"schema {table.db} is not declared; allowed: {', '.join(sorted(allowed))}")
+    values = dict(parameters or {})
+
+    def fill(node: exp.Expr) -> exp.Expr:
+        if isinstance(node, exp.Placeholder) and node.name:
+            if node.name not in values:
+                raise UserQueryError(f"unknown parameter :{node.name}; known: {', '.join(sorted(values)) or 'none'}")
+            value = values[node.name]
+            if isinstance(value, dt.datetime):
+                text = naive_utc(value).isoformat(sep=" ", timespec="microseconds")
+                return exp.cast(exp.Literal.string(text), "timestamp")
+            return exp.convert(value)
+        return node
+
+    return tree.transform(fill)

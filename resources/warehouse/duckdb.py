@@ -1,0 +1,165 @@
+"""DuckDB: the embedded warehouse. One file per space, one process at a time.
+
+Connections come from ``dagster_duckdb.DuckDBResource``. External access is off but for the folders that the space
+declares, and the configuration is locked, so that user SQL cannot read or write files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import ibis
+import pyarrow as pa
+from dagster_duckdb import DuckDBResource
+from ibis.backends.sql.datatypes import DuckDBType
+
+from resources.warehouse import TableRef, Warehouse, WarehouseError
+
+
+class WarehouseBusyError(WarehouseError):
+    """Another process holds the DuckDB file and did not let go in time."""
+
+
+@dataclass
+class DuckDBWarehouse(Warehouse):
+    """An open DuckDB file (``:memory:`` for none). ``views``: schema -> folder of Parquet files, read in place.
+
+    Waits up to ``wait`` seconds for the file's lock; ``on_wait`` is told once that it waits.
+    """
+
+    path: str = ":memory:"
+    views: Mapping[str, Path] = field(default_factory=dict)
+    memory_limit: str | None = None
+    wait: float = 60.0
+    on_wait: Callable[[str], None] | None = None
+    read_only: bool = False
+
+    def __post_init__(self) -> None:
+        self.dialect = "duckdb"
+        self._stack = ExitStack()
+        self._connection = self._open()
+        self._connection.execute("SET TimeZone='UTC'")
+        self._connection.execute("SET preserve_insertion_order=false")
+        if self.memory_limit:
+            self._connection.execute(f"SET memory_limit='{self.memory_limit}'")
+        self._create_views()
+        self._fence()
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        if self.path != ":memory:":
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        resource = DuckDBResource(database=self.path, connection_config={"access_mode": "read_only"} if self.read_only else {})
+        deadline = time.monotonic() + self.wait
+        told = False
+        while True:
+            try:
+                if self.path != ":memory:":
+                    # The resource retries a lock by itself, silently. A probe first, so that we can say that we wait.
+                    duckdb.connect(self.path, read_only=self.read_only).close()
+                return self._stack.enter_context(resource.get_connection())
+            except duckdb.IOException as error:
+                if "lock" not in str(error).lower():
+                    raise WarehouseError(f"cannot open the DuckDB file: {_first_line(error)}") from None
+                if time.monotonic() > deadline:
+                    raise WarehouseBusyError(
+                        f"{Path(self.path).name} is held by another process after {self.wait:.0f} s; wait for that run to end, or stop it"
+                    ) from None
+                if not told and self.on_wait:
+                    self.on_wait(f"waiting for {Path(self.path).name}: another process is using it")
+                    told = True
+                time.sleep(0.25)
+
+    def _create_views(self) -> None:
+        if self.read_only:
+            return
+        for schema, folder in sorted(self.views.items()):
+            self._connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+            for file in sorted(Path(folder).glob("*.parquet")):
+                literal = str(file.resolve()).replace("'", "''")
+                statement = (
+                    f'CREATE OR REPLACE VIEW "{schema}"."{file.stem.lower()}" AS SELECT * FROM read_parquet(\'{literal}\')'
+                )
+                self._connection.execute(statement)
+
+    def _fence(self) -> None:
+        folders = ", ".join("'" + str(Path(f).resolve()).replace("'", "''") + "'" for f in self.views.values())
+        if folders:
+            self._connection.execute(f"SET allowed_directories=[{folders}]")
+        self._connection.execute("SET enable_external_access=false")
+        self._connection.execute("SET lock_configuration=true")
+
+    def _fold(self, name: str) -> str:
+        return name
+
+    def _run(self, sql: str) -> int | None:
+        try:
+            result = self._connection.execute(sql)
+            if sql[:6] in ("INSERT", "DELETE", "UPDATE"):
+                row = result.fetchone()
+                return int(row[0]) if row else None
+        except duckdb.Error as error:
+            raise WarehouseError(_first_line(error)) from None
+        return None
+
+    def _arrow(self, sql: str) -> pa.Table:
+        try:
+            return self._connection.execute(sql).to_arrow_table()
+        except duckdb.Error as error:
+            raise WarehouseError(_first_line(error)) from None
+
+    def _arrow_batches(self, sql: str, rows: int) -> Iterator[pa.RecordBatch]:
+        try:
+            # A cursor of its own: other statements may run while the stream is open.
+            reader = self._connection.cursor().execute(sql).to_arrow_reader(rows)
+        except duckdb.Error as error:
+            raise WarehouseError(_first_line(error)) from None
+        yield from reader
+
+    def _append(self, ref: TableRef, rows: pa.Table) -> None:
+        self._connection.register("cdp_incoming", rows)
+        try:
+            self._connection.execute(f"INSERT INTO {self.name(ref)} BY NAME SELECT * FROM cdp_incoming")
+        except duckdb.Error as error:
+            raise WarehouseError(_first_line(error)) from None
+        finally:
+            self._connection.unregister("cdp_incoming")
+
+    def _catalogue(self, ref: TableRef) -> ibis.Schema | None:
+        # LIMIT 0 through Arrow: the engine's own types, also for views, in one round trip.
+        found = self._connection.execute(
+            "SELECT schema_name, table_name FROM (SELECT schema_name, table_name, database_name FROM duckdb_tables() UNION ALL "
+            "SELECT schema_name, view_name, database_name FROM duckdb_views()) "
+            "WHERE lower(schema_name) = ? AND lower(table_name) = ? AND (? IS NULL OR lower(database_name) = ?)",
+            [ref.schema, ref.name, ref.database, ref.database],
+        ).fetchall()
+        if not found:
+            return None
+        described = self._connection.execute(f"DESCRIBE {self.name(ref)}").fetchall()
+        return ibis.schema({str(row[0]).lower(): DuckDBType.from_string(row[1]) for row in described})
+
+    def list_tables(self, schema: str) -> list[TableRef]:
+        found = self._connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE lower(table_schema) = ? ORDER BY 1", [schema]
+        ).fetchall()
+        return [TableRef(schema, str(row[0]).lower()) for row in found]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _first_line(error: Exception) -> str:
+    # Later lines of DuckDB's messages quote row values and the statement's text.
+    return str(error).splitlines()[0]
+
+
+def open_duckdb(path: Path | str, *, views: Mapping[str, Path] | None = None, wait: float = 60.0, **options) -> DuckDBWarehouse:
+    """Open (and create) the DuckDB warehouse of a space."""
+    return DuckDBWarehouse(path=str(path), views=views or {}, wait=wait, **options)
+
+
+__all__: Sequence[str] = ("DuckDBWarehouse", "WarehouseBusyError", "open_duckdb")

@@ -1,0 +1,188 @@
+"""Scalar functions that every warehouse has under another name.
+
+A room writes ``fn.sha256(t.email)``; Ibis carries the neutral name (``cdp_sha256``) through to SQL, and
+:func:`localise` replaces it with the dialect's own expression just before execution. So expressions stay free of any
+dialect, and the SQL that ``cdp sql`` prints runs as it stands.
+
+A ``path`` is a JSON array of object keys, written with :func:`path`, never a dotted string: keys may hold dots.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import ibis
+import ibis.expr.types as ir
+import sqlglot
+from sqlglot import exp
+
+
+@ibis.udf.scalar.builtin(name="cdp_sha256")
+def _sha256(value: str) -> str: ...
+
+
+@ibis.udf.scalar.builtin(name="cdp_json_text")
+def _json_text(document: str, path: str) -> str: ...
+
+
+@ibis.udf.scalar.builtin(name="cdp_try_double")
+def _try_double(value: str) -> float: ...
+
+
+@ibis.udf.scalar.builtin(name="cdp_try_bigint")
+def _try_bigint(value: str) -> int: ...
+
+
+@ibis.udf.scalar.builtin(name="cdp_try_boolean")
+def _try_boolean(value: str) -> bool: ...
+
+
+@ibis.udf.scalar.builtin(name="cdp_try_timestamp", signature=((ibis.dtype("string"),), ibis.dtype("timestamp(6)")))
+def _try_timestamp(value): ...
+
+
+def sha256(value: ir.StringValue) -> ir.StringValue:
+    """Lower-case hex SHA-256 of a text."""
+    return _sha256(value)
+
+
+def path(*keys: str) -> str:
+    """Path of object keys into a JSON document, as :func:`json_text` wants it."""
+    return json.dumps(list(keys), separators=(",", ":"), ensure_ascii=False)
+
+
+def json_text(document: ir.StringValue, *keys: str) -> ir.StringValue:
+    """Value at ``keys`` of a JSON text as text; NULL when absent or JSON null. Objects and arrays come as JSON text."""
+    return _json_text(document, path(*keys))
+
+
+def try_double(value: ir.StringValue) -> ir.FloatingValue:
+    """Text as float64, NULL when it is not a number."""
+    return _try_double(value)
+
+
+def try_bigint(value: ir.StringValue) -> ir.IntegerValue:
+    """Text as int64, NULL when it is not a whole number (``3.7`` is rounded by the engine: check the text first)."""
+    return _try_bigint(value)
+
+
+def try_boolean(value: ir.StringValue) -> ir.BooleanValue:
+    """Text ``true``/``false`` as boolean, else NULL."""
+    return _try_boolean(value)
+
+
+def try_timestamp(value: ir.StringValue) -> ir.TimestampValue:
+    """ISO-8601 text as naive UTC timestamp, NULL when it is none. A zone offset is applied; a text without one is read as UTC."""
+    return _try_timestamp(value)
+
+
+def _args(node: exp.Anonymous) -> list[exp.Expr]:
+    return list(node.expressions)
+
+
+def _keys(argument: exp.Expr) -> list[str]:
+    return json.loads(argument.this)
+
+
+def _quoted_path(keys: list[str], root: str) -> exp.Expr:
+    quoted = [key.replace("\\", "\\\\").replace('"', '\\"') for key in keys]
+    return exp.Literal.string(root + ".".join(f'"{key}"' for key in quoted))
+
+
+def _call(name: str, *args: exp.Expr) -> exp.Anonymous:
+    return exp.Anonymous(this=name, expressions=list(args))
+
+
+def _try(kind: str) -> Callable[[exp.Anonymous], exp.Expr]:
+    def build(node: exp.Anonymous) -> exp.Expr:
+        return exp.TryCast(this=exp.cast(_args(node)[0], "varchar"), to=exp.DataType.build(kind))
+
+    return build
+
+
+def _duckdb_timestamp(node: exp.Anonymous) -> exp.Expr:
+    # Casting straight to TIMESTAMP drops the offset; through TIMESTAMPTZ it is applied. The session runs in UTC.
+    zoned = exp.TryCast(this=_args(node)[0], to=exp.DataType.build("timestamptz"))
+    return exp.cast(exp.AtTimeZone(this=zoned, zone=exp.Literal.string("UTC")), "timestamp")
+
+
+def _snowflake_timestamp(node: exp.Anonymous) -> exp.Expr:
+    zoned = exp.TryCast(this=exp.cast(_args(node)[0], "varchar"), to=exp.DataType.build("TIMESTAMP_TZ", dialect="snowflake"))
+    utc = _call("CONVERT_TIMEZONE", exp.Literal.string("UTC"), zoned)
+    return exp.cast(utc, exp.DataType.build("TIMESTAMP_NTZ", dialect="snowflake"))
+
+
+_REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
+    "duckdb": {
+        "CDP_SHA256": lambda n: _call("SHA256", *_args(n)),
+        "CDP_JSON_TEXT": lambda n: _call("JSON_EXTRACT_STRING", _args(n)[0], _quoted_path(_keys(_args(n)[1]), "$.")),
+        "CDP_TRY_DOUBLE": _try("double"),
+        "CDP_TRY_BIGINT": _try("bigint"),
+        "CDP_TRY_BOOLEAN": _try("boolean"),
+        "CDP_TRY_TIMESTAMP": _duckdb_timestamp,
+    },
+    "snowflake": {
+        "CDP_SHA256": lambda n: _call("SHA2", _args(n)[0], exp.Literal.number(256)),
+        "CDP_JSON_TEXT": lambda n: exp.cast(
+            _call("GET_PATH", _call("TRY_PARSE_JSON", _args(n)[0]), _quoted_path(_keys(_args(n)[1]), "")), "varchar"
+        ),
+        "CDP_TRY_DOUBLE": _try("double"),
+        "CDP_TRY_BIGINT": _try("bigint"),
+        "CDP_TRY_BOOLEAN": _try("boolean"),
+        "CDP_TRY_TIMESTAMP": _snowflake_timestamp,
+    },
+    "bigquery": {
+        "CDP_SHA256": lambda n: _call("TO_HEX", _call("SHA256", *_args(n))),
+        "CDP_JSON_TEXT": lambda n: _call("JSON_VALUE", _args(n)[0], _quoted_path(_keys(_args(n)[1]), "$.")),
+        "CDP_TRY_DOUBLE": _try("double"),
+        "CDP_TRY_BIGINT": _try("bigint"),
+        "CDP_TRY_BOOLEAN": _try("boolean"),
+        "CDP_TRY_TIMESTAMP": _try("timestamp"),
+    },
+    "databricks": {
+        "CDP_SHA256": lambda n: _call("SHA2", _args(n)[0], exp.Literal.number(256)),
+        "CDP_JSON_TEXT": lambda n: _call("GET_JSON_OBJECT", _args(n)[0], _quoted_path(_keys(_args(n)[1]), "$.")),
+        "CDP_TRY_DOUBLE": _try("double"),
+        "CDP_TRY_BIGINT": _try("bigint"),
+        "CDP_TRY_BOOLEAN": _try("boolean"),
+        "CDP_TRY_TIMESTAMP": _try("timestamp"),
+    },
+}
+
+
+def localise(tree: exp.Expr, dialect: str) -> exp.Expr:
+    """Replace every neutral ``cdp_*`` call in ``tree`` by the dialect's own expression."""
+    rewrites = _REWRITES[dialect]
+
+    def replace(node: exp.Expr) -> exp.Expr:
+        if isinstance(node, exp.Anonymous):
+            build = rewrites.get(str(node.this).upper())
+            if build is not None:
+                return build(node)
+        return node
+
+    return tree.transform(replace)
+
+
+def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str, exp.Expr] | None = None) -> exp.Expr:
+    """Ibis expression as a sqlglot tree of ``dialect``, neutral functions localised, user queries put in place.
+
+    ``user_queries`` maps the stand-in table names made by ``Warehouse.user_query`` to their parsed SELECT.
+    """
+    tree = sqlglot.parse_one(str(ibis.to_sql(expression, dialect=dialect, pretty=False)), read=dialect)
+    # Bottom-up within one pass would skip calls nested in a replaced call's arguments; repeat until none is left.
+    for _ in range(8):
+        if not any(str(n.this).upper().startswith("CDP_") for n in tree.find_all(exp.Anonymous)):
+            break
+        tree = localise(tree, dialect)
+    if user_queries:
+
+        def inline(node: exp.Expr) -> exp.Expr:
+            if isinstance(node, exp.Table) and node.name in user_queries:
+                alias = node.args.get("alias")
+                return user_queries[node.name].copy().subquery(alias.copy() if alias else None)
+            return node
+
+        tree = tree.transform(inline)
+    return tree

@@ -1,0 +1,58 @@
+"""Fixtures shared by the suite: a fresh warehouse per test, on DuckDB and on Snowflake (the real connector to a local server)."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resources.warehouse import Warehouse
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def duckdb_warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    """An empty DuckDB file."""
+    from resources.warehouse.duckdb import open_duckdb
+
+    with open_duckdb(tmp_path / "test.duckdb") as warehouse:
+        yield warehouse
+
+
+@pytest.fixture(scope="session")
+def snowflake_server() -> Iterator[dict[str, Any]]:
+    """Settings of ``SnowflakeResource`` for a local Snowflake server that speaks the real wire protocol."""
+    import fakesnow
+
+    for name in ("snowflake.connector", "uvicorn", "uvicorn.access", "uvicorn.error", "fakesnow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with fakesnow.server() as given:
+        connection = dict(given)
+        extra = {key: connection.pop(key) for key in list(connection) if key not in ("account", "user", "password")}
+        yield {**connection, "additional_snowflake_connection_args": {**extra, "network_timeout": 120}}
+
+
+@pytest.fixture
+def snowflake_settings(snowflake_server: dict[str, Any]) -> dict[str, Any]:
+    """The server's settings with a database of this test's own."""
+    return {**snowflake_server, "database": f"TEST_{next(_numbers)}", "schema": "PUBLIC"}
+
+
+@pytest.fixture
+def snowflake_warehouse(snowflake_settings: dict[str, Any]) -> Iterator[Warehouse]:
+    """An empty Snowflake database."""
+    from resources.warehouse.snowflake import open_snowflake
+
+    with open_snowflake(snowflake_settings) as warehouse:
+        yield warehouse
+
+
+@pytest.fixture(params=["duckdb", pytest.param("snowflake", marks=pytest.mark.snowflake)])
+def warehouse(request: pytest.FixtureRequest) -> Warehouse:
+    """An empty warehouse, once on each engine."""
+    return request.getfixturevalue(f"{request.param}_warehouse")

@@ -1,0 +1,145 @@
+"""The Warehouse contract, on every engine: the same calls give the same rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import ibis
+import pyarrow as pa
+import pytest
+
+from resources.warehouse import MissingTableError, TableRef, TableSpec, UserQueryError, Warehouse, WarehouseError
+from resources.warehouse import functions as fn
+
+SPEC = TableSpec(
+    TableRef("raw", "things"),
+    {"id": "string", "at": "timestamp", "document": "string", "n": "int64", "share": "float64", "flag": "boolean"},
+    "things",
+    subject=None,
+)
+AT = dt.datetime(2026, 1, 1, 12, 30, 0, 123456)
+DOCUMENT = '{"a":{"dotted.key":"q\'s \\\\ é"},"n":3.5,"t":"2026-01-01T02:00:00+02:00","list":[1,2],"no":null}'
+
+
+@pytest.fixture
+def things(warehouse: Warehouse) -> Warehouse:
+    warehouse.ensure(SPEC)
+    warehouse.append(
+        SPEC.ref,
+        pa.table({"id": ["a", "b"], "at": [AT, None], "document": [DOCUMENT, None], "n": [1, None], "flag": [True, None]}),
+    )
+    return warehouse
+
+
+def ids(warehouse: Warehouse) -> list[str]:
+    table = warehouse.table(SPEC.ref)
+    return [row["id"] for row in warehouse.rows(table.order_by("id"), 100)]
+
+
+def test_values_survive_the_round_trip_nulls_included(things: Warehouse) -> None:
+    rows = things.rows(things.table(SPEC.ref).order_by("id"), 10)
+    assert rows == [
+        {"id": "a", "at": AT, "document": DOCUMENT, "n": 1, "share": None, "flag": True},
+        {"id": "b", "at": None, "document": None, "n": None, "share": None, "flag": None},
+    ]
+
+
+def test_neutral_functions_mean_the_same_everywhere(things: Warehouse) -> None:
+    table = things.table(SPEC.ref).filter(ibis._.id == "a")
+    row = things.rows(
+        table.select(
+            hashed=fn.sha256(table.id),
+            dotted=fn.json_text(table.document, "a", "dotted.key"),
+            number=fn.try_double(fn.json_text(table.document, "n")),
+            instant=fn.try_timestamp(fn.json_text(table.document, "t")),
+            no_instant=fn.try_timestamp(fn.json_text(table.document, "n")),
+            listed=fn.json_text(table.document, "list"),
+            null=fn.json_text(table.document, "no"),
+            absent=fn.json_text(table.document, "x", "y"),
+        ),
+        1,
+    )[0]
+    assert row == {
+        "hashed": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb",
+        "dotted": "q's \\ é",
+        "number": 3.5,
+        "instant": dt.datetime(2026, 1, 1),
+        "no_instant": None,
+        "listed": "[1,2]",
+        "null": None,
+        "absent": None,
+    }
+
+
+def test_upsert_replaces_rows_by_key_and_may_read_its_target(things: Warehouse) -> None:
+    table = things.table(SPEC.ref)
+    changed = table.filter(table.id == "a").mutate(n=table.n + 1)
+    added = table.filter(table.id == "b").mutate(id=ibis.literal("c"))
+    things.upsert(SPEC.ref, changed.union(added), ["id"])
+    assert [(r["id"], r["n"]) for r in things.rows(table.order_by("id"), 10)] == [("a", 2), ("b", None), ("c", None)]
+
+
+def test_replace_swaps_a_window(things: Warehouse) -> None:
+    table = things.table(SPEC.ref)
+    things.replace(SPEC.ref, table.filter(table.id == "a").mutate(id=ibis.literal("z")), [("id", "in", ["a"])])
+    assert ids(things) == ["b", "z"]
+    things.delete(SPEC.ref, [("at", "<", dt.datetime(2027, 1, 1, tzinfo=dt.UTC))])
+    assert ids(things) == ["b"]
+
+
+def test_a_transaction_is_all_or_nothing(things: Warehouse) -> None:
+    with pytest.raises(RuntimeError), things.transaction():
+        things.delete(SPEC.ref, [])
+        raise RuntimeError("crash")
+    assert ids(things) == ["a", "b"]
+
+
+def test_columns_are_added_as_they_appear(things: Warehouse) -> None:
+    assert things.add_columns(SPEC.ref, {"n": "int64", "extra": "string"}) == ["extra"]
+    assert "extra" in things.schema(SPEC.ref)
+
+
+def test_batches_stream_every_row(things: Warehouse) -> None:
+    assert sum(batch.num_rows for batch in things.batches(things.table(SPEC.ref), 1)) == 2
+
+
+def test_a_missing_table_and_a_missing_column_are_named(things: Warehouse) -> None:
+    with pytest.raises(MissingTableError, match=r"raw\.nothing"):
+        things.table(TableRef("raw", "nothing"))
+    with pytest.raises(WarehouseError, match="no column nonsense"):
+        things.append(SPEC.ref, pa.table({"nonsense": [1]}))
+
+
+def test_user_sql_is_one_select_over_declared_schemas(things: Warehouse) -> None:
+    query = things.user_query(
+        "WITH c AS (SELECT id, COUNT(*) AS n FROM raw.things GROUP BY id) SELECT id AS Who, n, :as_of AS at FROM c",
+        schemas=["raw"],
+        parameters={"as_of": AT.replace(tzinfo=dt.UTC)},
+    )
+    assert things.rows(query.order_by("who"), 5) == [{"who": "a", "n": 1, "at": AT}, {"who": "b", "n": 1, "at": AT}]
+
+
+@pytest.mark.parametrize(
+    ("sql", "complaint"),
+    [
+        ("SELECT 1; SELECT 2", "found 2 statements"),
+        ("DROP TABLE raw.things", "found DROP"),
+        ("SELECT * FROM read_text('/etc/hostname')", "table function"),
+        ("SELECT * FROM other.things", "schema other is not declared"),
+        ("SELECT * FROM things", "needs its schema"),
+        ("SELECT * FROM raw.things WHERE id = :nobody", "unknown parameter :nobody"),
+        ("SELEC * FROM raw.things", "expected one SELECT|not valid SQL"),
+        ("WITH d AS (DELETE FROM raw.things RETURNING *) SELECT * FROM d", "DELETE|not valid"),
+    ],
+)
+def test_other_user_sql_is_refused(duckdb_warehouse: Warehouse, sql: str, complaint: str) -> None:
+    duckdb_warehouse.ensure(SPEC)
+    with pytest.raises(UserQueryError, match=complaint):
+        duckdb_warehouse.user_query(sql, schemas=["raw"])
+
+
+def test_duckdb_reads_no_files_for_anyone(duckdb_warehouse: Warehouse) -> None:
+    with pytest.raises(WarehouseError, match=r"(?i)permission|disabled"):
+        duckdb_warehouse._run("SELECT * FROM read_text('/etc/hostname')")
+    with pytest.raises(WarehouseError, match=r"(?i)locked"):
+        duckdb_warehouse._run("SET enable_external_access=true")
