@@ -1,0 +1,53 @@
+# Everything a newcomer needs. `make` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOME_DIR ?= .cdp
+STAMP := $(VENV)/.installed
+export CDP_HOME := $(HOME_DIR)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo ui test test-snowflake lint format bench lock schemas clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned lock into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+install: $(STAMP) ## set up .venv with the pinned lock
+
+demo: $(STAMP) ## generate data, start the twins, run every asset, deliver, and print what happened
+	@$(BIN)/cdp demo
+
+ui: $(STAMP) ## open the Dagster UI on the demo's state: webserver, daemon, twins, sensors and schedules on
+	@$(BIN)/cdp ui
+
+test: $(STAMP) ## run the whole suite
+	@$(BIN)/python -m pytest
+
+test-snowflake: $(STAMP) ## run the owl_bank comparison on a real Snowflake account named in the environment
+	@$(BIN)/python -m pytest tests/e2e/test_engines_agree.py --live-snowflake -rs
+
+lint: $(STAMP) ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+schemas: $(STAMP) ## write the JSON Schemas of the space folder's files to docs/schemas
+	@$(BIN)/cdp schema
+
+lock: ## resolve the dependencies again (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras --no-annotate \
+	  --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
+
+clean: ## remove the home (all demo state)
+	@rm -rf $(HOME_DIR)

@@ -1,0 +1,138 @@
+"""What every room's Dagster side shares: asset keys, the run's instant, windows of a context, metadata.
+
+Belongs here: small translations between Dagster and the rooms' plain functions. Private Dagster calls are in
+:mod:`cdp_assets.dagster_internals`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from cdp_assets.space.models import PartitionKind, SpaceConfig
+from cdp_assets.space.time import Window, as_of_of, window_by_key
+from resources.warehouse import TableRef, TableSpec
+
+ROOMS = (
+    "raw_events",
+    "unified_profiles",
+    "computed_traits",
+    "linked_audiences",
+    "activation_payloads",
+    "destination_syncs",
+)
+# Groups sort by name in the UI; the number keeps the rooms in the order in which data flows.
+GROUPS = {room: f"{number}_{room}" for number, room in enumerate(ROOMS, start=1)}
+WAREHOUSE_GROUP = "0_warehouse_tables"
+
+TAG_AS_OF = "cdp/as_of"
+META_AS_OF = "cdp/as_of"
+META_REVISION = "cdp/revision"
+
+
+def asset_key(space: str, room: str, name: str) -> dg.AssetKey:
+    return dg.AssetKey([space, room, name])
+
+
+def partitions_of(config: SpaceConfig) -> dg.TimeWindowPartitionsDefinition:
+    """The space's partitions. The open window is a partition too (``end_offset``)."""
+    start = config.start_date.isoformat()
+    if config.partitions is PartitionKind.hourly:
+        return dg.HourlyPartitionsDefinition(start_date=f"{start}-00:00", timezone="UTC", end_offset=1)
+    if config.partitions is PartitionKind.weekly:
+        return dg.WeeklyPartitionsDefinition(start_date=start, timezone="UTC", end_offset=1)
+    if config.partitions is PartitionKind.monthly:
+        return dg.MonthlyPartitionsDefinition(start_date=start, timezone="UTC", end_offset=1)
+    return dg.DailyPartitionsDefinition(start_date=start, timezone="UTC", end_offset=1)
+
+
+def run_instant(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> dt.datetime:
+    """The instant that a run speaks about: its ``cdp/as_of`` tag, else the time when the run was created. Fixed for the run."""
+    tag = context.run.tags.get(TAG_AS_OF)
+    if tag:
+        return parse_instant(tag)
+    record = context.instance.get_run_record_by_id(context.run.run_id)
+    if record is None:
+        raise dg.Failure(f"run {context.run.run_id} is not in the instance; give it the tag {TAG_AS_OF}")
+    return record.create_timestamp.astimezone(dt.UTC)
+
+
+def parse_instant(text: str) -> dt.datetime:
+    """ISO-8601 text with a zone as aware UTC. Raises ValueError, saying so, without one."""
+    instant = dt.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    if instant.tzinfo is None:
+        raise ValueError(f"{text} has no time zone; write it as {text}Z")
+    return instant.astimezone(dt.UTC)
+
+
+def format_instant(instant: dt.datetime) -> str:
+    return instant.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+
+
+def selected_windows(context: dg.AssetExecutionContext, config: SpaceConfig) -> list[Window]:
+    """The windows of the run's partitions, in time order. Works for a single partition and for a range."""
+    return sorted(window_by_key(config, key) for key in context.partition_keys)
+
+
+def window_as_of(context: dg.AssetExecutionContext, window: Window) -> dt.datetime:
+    """The as_of of a window in this run. Raises dg.Failure for a window that has not begun."""
+    instant = run_instant(context)
+    if instant <= window.start:
+        raise dg.Failure(f"partition {window.key} begins after the run's instant {format_instant(instant)}; choose an earlier partition")
+    return as_of_of(window, instant)
+
+
+def is_backfill(tags: Mapping[str, str]) -> bool:
+    """Whether a run is a backfill or a range run; neither ever sends."""
+    return any(tag == "dagster/backfill" or tag.startswith("dagster/asset_partition_range_") for tag in tags)
+
+
+def column_schema(spec: TableSpec) -> dg.TableSchema:
+    columns = [
+        dg.TableColumn(name, kind, description="personal" if name in spec.personal else None) for name, kind in spec.columns.items()
+    ]
+    return dg.TableSchema(columns=columns)
+
+
+def table_metadata(spec: TableSpec) -> dict[str, Any]:
+    """Definition metadata of an asset that is a table."""
+    return {"dagster/table_name": str(spec.ref), "dagster/column_schema": column_schema(spec)}
+
+
+def room_spec(
+    config: SpaceConfig,
+    room: str,
+    name: str,
+    *,
+    description: str,
+    table: TableSpec | None,
+    deps: Sequence[dg.AssetKey] = (),
+    owner: str | None = None,
+    code_version: str | None = None,
+    kinds: Sequence[str] = (),
+    partitioned: bool = False,
+    skippable: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+) -> dg.AssetSpec:
+    """An asset of a room, with everything that every asset must say about itself."""
+    return dg.AssetSpec(
+        asset_key(config.name, room, name),
+        deps=list(deps),
+        description=description,
+        group_name=GROUPS[room],
+        owners=[owner or config.owner],
+        code_version=code_version,
+        kinds={config.warehouse.type, *kinds},
+        partitions_def=partitions_of(config) if partitioned else None,
+        skippable=skippable,
+        metadata={**(table_metadata(table) if table else {}), **(metadata or {})},
+        tags={"cdp/space": config.name, "cdp/room": room},
+    )
+
+
+def table_key(space: str, ref: TableRef) -> dg.AssetKey:
+    """Key of a company table that a space reads in place."""
+    return dg.AssetKey([space, "warehouse", ref.schema, ref.name])

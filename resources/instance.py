@@ -1,0 +1,76 @@
+"""The Dagster instance of a home: its ``dagster.yaml``, and the pool limits without which DuckDB runs would collide."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import dagster as dg
+
+from cdp_assets.space.home import Home
+
+_DAGSTER_YAML = """\
+# Written when the home was made; edit freely, it is never overwritten.
+telemetry:
+  enabled: false
+
+# A crashed run process is started again; a failed asset is not (its own retry policy decides that).
+run_retries:
+  enabled: true
+  max_retries: 2
+  retry_on_asset_or_op_failure: false
+
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 300
+  max_runtime_seconds: 21600
+
+concurrency:
+  pools:
+    # One DuckDB file admits one process: a run holds its space's pool as long as it lives.
+    default_limit: 1
+    granularity: run
+  runs:
+    max_concurrent_runs: 4
+
+schedules:
+  use_threads: true
+  num_workers: 2
+sensors:
+  use_threads: true
+  num_workers: 2
+
+retention:
+  schedule:
+    purge_after_days: {skipped: 7, failure: 30, success: 90}
+  sensor:
+    purge_after_days: {skipped: 7, failure: 30, success: 90}
+"""
+
+
+def pool_of(space_name: str) -> str:
+    """The pool that serialises everything that opens the space's DuckDB file."""
+    return f"{space_name}_duckdb"
+
+
+def prepare_home(home: Home, space_names: Iterable[str]) -> None:
+    """Make the home's folders, its ``dagster.yaml``, and the pool limit of each space. Idempotent.
+
+    A pool that the daemon has never seen is unlimited for its first lap, whatever ``default_limit`` says; so the limit is
+    set here, before anything can be queued.
+    """
+    home.dagster.mkdir(parents=True, exist_ok=True)
+    home.sandbox.mkdir(parents=True, exist_ok=True)
+    settings = home.dagster / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text(_DAGSTER_YAML, encoding="utf-8")
+    with open_instance(home) as instance:
+        for name in space_names:
+            home.space(name).mkdir(parents=True, exist_ok=True)
+            instance.event_log_storage.set_concurrency_slots(pool_of(name), 1)
+
+
+def open_instance(home: Home) -> dg.DagsterInstance:
+    """The home's instance; use as a context manager."""
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
+    return dg.DagsterInstance.from_config(str(home.dagster))
