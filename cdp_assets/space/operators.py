@@ -1,0 +1,224 @@
+"""Filter operators as Ibis expressions, with Segment's null and date semantics.
+
+What belongs here: what ``equals``, ``within_next`` and the rest mean for a column of each type. Traits, properties of events
+and columns of entities all compare through :func:`compare`. What does not: where the column comes from (rooms).
+
+Rules that hold everywhere
+- The result is never NULL, so that NOT means NOT. A null meets no operator but ``absent`` and ``omits`` (= NOT contains);
+  ``differs`` and ``none_of`` are false on null.
+- Relative dates speak about ``as_of``, and their edges are inclusive.
+- A date is its midnight in UTC.
+- Text compares with numbers where it is one, and with instants where it is an ISO-8601 instant *with* its zone; other text
+  does not participate (no operator holds).
+- Words of the configuration without a zone are UTC.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import operator
+from collections.abc import Callable
+from typing import Any, Literal
+
+import ibis
+import ibis.expr.types as ir
+
+from cdp_assets.space.models import ColumnFilter, Comparison, EventFilter, Operator, TraitCondition
+from resources.warehouse import functions as fn
+from resources.warehouse import timestamp_literal
+
+Family = Literal["number", "text", "boolean", "date", "timestamp", "other"]
+
+# An instant with its zone. Character classes only: backslashes are written differently in each dialect's literals.
+_ISO_INSTANT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}:[0-9]{2})$"
+# Engines read 'nan' and 'infinity' as numbers and order them above all others; nobody means those.
+_LARGEST = 1e300
+
+_ORDER: dict[Operator, Callable[[Any, Any], Any]] = {
+    Operator.equals: operator.eq,
+    Operator.differs: operator.ne,
+    Operator.less_than: operator.lt,
+    Operator.at_most: operator.le,
+    Operator.greater_than: operator.gt,
+    Operator.at_least: operator.ge,
+}
+_DATES: dict[Operator, Callable[[Any, Any], Any]] = {Operator.before_date: operator.lt, Operator.after_date: operator.gt}
+_SPANS = (Operator.within_last, Operator.within_next, Operator.before_last, Operator.after_next)
+_TEXT = (Operator.contains, Operator.omits, Operator.starts_with, Operator.ends_with)
+
+
+class ConditionError(Exception):
+    """A condition that cannot be computed: it names the column, operator, entity or audience, never values."""
+
+
+def compare(column: ir.Value, comparison: Comparison, as_of: dt.datetime) -> ir.BooleanValue:
+    """Whether ``column`` meets ``comparison`` at ``as_of`` (aware); never NULL. Raises :class:`ConditionError` for types that do not fit."""
+    wanted = comparison.operator
+    if wanted is Operator.exists:
+        return column.notnull()
+    if wanted is Operator.absent:
+        return column.isnull()
+    name = _name(column, comparison)
+    if wanted is Operator.omits:
+        return ~_holds(column, comparison.model_copy(update={"operator": Operator.contains}), as_of, name)
+    return _holds(column, comparison, as_of, name)
+
+
+def negates(comparison: Comparison) -> bool:
+    """Whether the operator is true on null: such a comparison on rows that may be missing is the negation of :func:`positive`."""
+    return comparison.operator in (Operator.absent, Operator.omits)
+
+
+def positive(comparison: Comparison) -> Comparison:
+    """``exists`` for ``absent``, ``contains`` for ``omits``, else the comparison itself."""
+    twin = {Operator.absent: Operator.exists, Operator.omits: Operator.contains}.get(comparison.operator)
+    return comparison.model_copy(update={"operator": twin}) if twin else comparison
+
+
+def _holds(column: ir.Value, comparison: Comparison, as_of: dt.datetime, name: str) -> ir.BooleanValue:
+    wanted, value = comparison.operator, comparison.value
+    if wanted in _SPANS:
+        return _within(_instants(column, name, wanted), comparison, as_of).fill_null(False)
+    if wanted in _DATES:
+        return _DATES[wanted](_instants(column, name, wanted), _instant_literal(value, name, wanted)).fill_null(False)
+    if wanted in _TEXT:
+        return _matches(column, comparison, name).fill_null(False)
+    if wanted in _ORDER:
+        left, (right,) = _sides(column, (value,), name, wanted)
+        return _ORDER[wanted](left, right).fill_null(False)
+    if wanted in (Operator.one_of, Operator.none_of):
+        if not isinstance(value, tuple):
+            raise ConditionError(f"{name}: {wanted} needs a list of values")
+        left, rights = _sides(column, value, name, wanted)
+        listed = left.isin(rights) if rights else left != left
+        return (listed if wanted is Operator.one_of else ~listed).fill_null(False)
+    raise ConditionError(f"{name}: operator {wanted} is unknown")
+
+
+def _name(column: ir.Value, comparison: Comparison) -> str:
+    match comparison:
+        case ColumnFilter():
+            return f"column {comparison.column}"
+        case EventFilter(property=None):
+            return f"context {comparison.context}"
+        case EventFilter():
+            return f"property {comparison.property}"
+        case TraitCondition():
+            return f"trait {comparison.trait}"
+    return f"column {column.get_name()}"
+
+
+def family(column: ir.Value) -> Family:
+    """The type family that decides which operators a column takes."""
+    dtype = column.type()
+    if dtype.is_numeric() and not dtype.is_boolean():
+        return "number"
+    if dtype.is_string():
+        return "text"
+    if dtype.is_boolean():
+        return "boolean"
+    if dtype.is_date():
+        return "date"
+    if dtype.is_timestamp():
+        return "timestamp"
+    return "other"
+
+
+def number_of(text: ir.StringValue) -> ir.FloatingValue:
+    """Text as a finite float64, else NULL."""
+    number = fn.try_double(text)
+    return ibis.ifelse(number.between(-_LARGEST, _LARGEST), number, ibis.null("float64"))
+
+
+def instant_of(text: ir.StringValue) -> ir.TimestampValue:
+    """Text as naive UTC timestamp where it is an ISO-8601 instant with a zone, else NULL."""
+    return fn.try_timestamp(ibis.ifelse(text.re_search(_ISO_INSTANT), text, ibis.null("string")))
+
+
+def _mismatch(name: str, wanted: Operator, kind: str, operand: str = "") -> ConditionError:
+    return ConditionError(f"{name}: operator {wanted} does not fit a {kind} column{operand}")
+
+
+def _sides(column: ir.Value, values: tuple[Any, ...], name: str, wanted: Operator) -> tuple[ir.Value, list[ir.Scalar]]:
+    """The column and the operands in one comparable type, decided by the operands where the column is text."""
+    kinds = {_kind(value) for value in values}
+    if len(kinds) > 1:
+        raise ConditionError(f"{name}: the values of {wanted} have different types ({', '.join(sorted(kinds))})")
+    kind, (operand,) = family(column), kinds or {"text"}
+    ordered = wanted not in (Operator.equals, Operator.differs, Operator.one_of, Operator.none_of)
+    if kind in ("date", "timestamp") and operand in ("text", "instant"):
+        return _instants(column, name, wanted), [_instant_literal(value, name, wanted) for value in values]
+    if kind == "text" and operand == "instant":
+        return instant_of(column), [_instant_literal(value, name, wanted) for value in values]
+    if operand == "number" and kind in ("number", "text"):
+        return (number_of(column) if kind == "text" else column), [ibis.literal(value) for value in values]
+    if operand == "boolean" and kind in ("boolean", "text") and not ordered:
+        if kind == "text":
+            return column.lower(), [ibis.literal(str(value).lower()) for value in values]
+        return column, [ibis.literal(value) for value in values]
+    if operand == "text" and kind == "text":
+        return column, [ibis.literal(value) for value in values]
+    raise _mismatch(name, wanted, kind, f" and a {operand} value")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    return "instant" if isinstance(value, dt.date) else "text"
+
+
+def _instants(column: ir.Value, name: str, wanted: Operator) -> ir.TimestampValue:
+    kind = family(column)
+    if kind == "text":
+        return instant_of(column)
+    if kind in ("date", "timestamp"):
+        return column if column.type() == ibis.dtype("timestamp(6)") else column.cast("timestamp(6)")
+    raise _mismatch(name, wanted, kind)
+
+
+def _instant_literal(value: Any, name: str, wanted: Operator) -> ir.TimestampScalar:
+    if isinstance(value, str):
+        try:
+            value = dt.datetime.fromisoformat(value)
+        except ValueError:
+            raise ConditionError(f"{name}: the value of {wanted} is not an ISO-8601 date or instant") from None
+    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
+        value = dt.datetime(value.year, value.month, value.day, tzinfo=dt.UTC)
+    if isinstance(value, dt.datetime):
+        return timestamp_literal(value if value.tzinfo else value.replace(tzinfo=dt.UTC))
+    raise ConditionError(f"{name}: the value of {wanted} is not a date")
+
+
+def _within(column: ir.TimestampValue, comparison: Comparison, as_of: dt.datetime) -> ir.BooleanValue:
+    distance = dt.timedelta(**{comparison.unit.value: comparison.amount or 0})
+    past, present, future = (timestamp_literal(instant) for instant in (as_of - distance, as_of, as_of + distance))
+    match comparison.operator:
+        case Operator.within_last:
+            return (column >= past) & (column <= present)
+        case Operator.within_next:
+            return (column >= present) & (column <= future)
+        case Operator.before_last:
+            return column <= past
+    return column >= future
+
+
+def _matches(column: ir.Value, comparison: Comparison, name: str) -> ir.BooleanValue:
+    wanted, value = comparison.operator, comparison.value
+    if family(column) != "text":
+        raise _mismatch(name, wanted, family(column))
+    pieces = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(piece, str) for piece in pieces):
+        raise ConditionError(f"{name}: {wanted} takes text")
+    if wanted is Operator.starts_with:
+        return column.startswith(pieces[0])
+    if wanted is Operator.ends_with:
+        return column.endswith(pieces[0])
+    # A null column has no substring; an empty list names none.
+    return ibis.or_(*(column.contains(piece) for piece in pieces)) if pieces else ibis.literal(False)
+
+
+def path_keys(dotted: str) -> list[str]:
+    """Keys of a dotted path into a JSON document: ``page.url``; ``\\.`` is a dot within a key."""
+    return [part.replace("\0", ".") for part in dotted.replace("\\.", "\0").split(".")]
