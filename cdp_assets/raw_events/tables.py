@@ -12,6 +12,8 @@ _MESSAGE = {
     "message_id": "string",
     "type": "string",
     "event": "string",
+    # the name of a track event's own table
+    "event_slug": "string",
     "user_id": "string",
     "anonymous_id": "string",
     "group_id": "string",

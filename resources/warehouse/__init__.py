@@ -360,6 +360,25 @@ class Warehouse(ABC):
             with contextlib.suppress(WarehouseError):
                 self.drop(ref)
 
+    @contextlib.contextmanager
+    def scratch(self, rows: pa.Table) -> Iterator[ir.Table]:
+        """Arrow rows as a scratch table to join with, dropped at the end. DDL: open it outside a transaction."""
+        self._temporary += 1
+        ref = TableRef("cdp_scratch", f"s{self._temporary}")
+        self.ensure_schema(ref.schema)
+        self.drop(ref)
+        kinds = {
+            name: "timestamp" if dtype.is_timestamp() else str(dtype)
+            for name, dtype in ibis.Schema.from_pyarrow(rows.schema).items()
+        }
+        self.ensure(TableSpec(ref, kinds, "Rows to join with.", subject=None))
+        try:
+            self.append(ref, rows)
+            yield self.table(ref)
+        finally:
+            with contextlib.suppress(WarehouseError):
+                self.drop(ref)
+
     # -- reads -------------------------------------------------------------------------------------------------
 
     def arrow(self, expression: ir.Table) -> pa.Table:

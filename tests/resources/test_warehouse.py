@@ -71,6 +71,13 @@ def test_neutral_functions_mean_the_same_everywhere(things: Warehouse) -> None:
     }
 
 
+def test_instants_and_sorted_lists_are_written_the_same_everywhere(things: Warehouse) -> None:
+    things.append(SPEC.ref, pa.table({"id": ["B", "a", "é"]}))
+    table = things.table(SPEC.ref)
+    row = things.rows(table.aggregate(ids=fn.sorted_join(table.id), at=fn.iso_text(table.at.max())), 1)[0]
+    assert row == {"ids": "B,a,a,b,é", "at": "2026-01-01T12:30:00.123456Z"}
+
+
 def test_upsert_replaces_rows_by_key_and_may_read_its_target(things: Warehouse) -> None:
     table = things.table(SPEC.ref)
     changed = table.filter(table.id == "a").mutate(n=table.n + 1)
@@ -101,6 +108,14 @@ def test_columns_are_added_as_they_appear(things: Warehouse) -> None:
 
 def test_batches_stream_every_row(things: Warehouse) -> None:
     assert sum(batch.num_rows for batch in things.batches(things.table(SPEC.ref), 1)) == 2
+
+
+def test_arrow_rows_can_be_joined_from_a_scratch_table(things: Warehouse) -> None:
+    table = things.table(SPEC.ref)
+    given = pa.table({"id": ["a", "x"], "word": ["one", "none"], "until": [AT, None]})
+    with things.scratch(given) as words:
+        joined = table.join(words, "id").select("id", "word", "until")
+        assert things.rows(joined, 5) == [{"id": "a", "word": "one", "until": AT}]
 
 
 def test_a_missing_table_and_a_missing_column_are_named(things: Warehouse) -> None:

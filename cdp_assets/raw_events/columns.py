@@ -1,0 +1,198 @@
+"""Names and types of the event tables' columns, in Segment's warehouse schema.
+
+Names become snake_case, nested objects flatten with ``_``, arrays are one text; a column's type is that of its first value.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+# Tables of all calls of one type, and the document whose keys become their columns.
+TABLE_OF_TYPE = {
+    "track": ("tracks", None),
+    "identify": ("identifies", "traits"),
+    "page": ("pages", "properties"),
+    "screen": ("screens", "properties"),
+    "group": ("groups", "traits"),
+    "alias": ("aliases", "traits"),
+}
+BASE_TABLES = frozenset(table for table, _ in TABLE_OF_TYPE.values()) | {"users", "accounts"}
+RESERVED = frozenset(
+    {
+        "id",
+        "anonymous_id",
+        "user_id",
+        "group_id",
+        "previous_id",
+        "name",
+        "category",
+        "event",
+        "event_text",
+        "received_at",
+        "sent_at",
+        "timestamp",
+        "original_timestamp",
+        "uuid",
+        "uuid_ts",
+        "loaded_at",
+        "segment_id",
+        "event_source_id",
+    }
+)
+# Names that are the message's own only in some tables; elsewhere a property may have them.
+_OWN_ELSEWHERE = {
+    "group_id": {"groups"},
+    "previous_id": {"aliases"},
+    "name": {"pages", "screens"},
+    "category": {"pages", "screens"},
+}
+MAX_COLUMNS = 1_000
+MAX_DEPTH = 16
+_MAX_NAME = 127
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_DATE_HEAD = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
+
+
+class Column(NamedTuple):
+    """A column of an event table: the path (document, then keys) it comes from and its type."""
+
+    table_name: str
+    column_name: str
+    path: str
+    column_type: str
+    position: int
+
+
+@lru_cache(maxsize=10_000)
+def snake_case(name: str) -> str:
+    """``Card Withdrawal`` and ``cardWithdrawal`` as ``card_withdrawal``; never empty, never starting with a digit."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    slug = re.sub(r"[^a-z0-9]+", "_", _CAMEL.sub("_", plain).lower()).strip("_")
+    if not slug:
+        return "_" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    if slug[0].isdigit():
+        slug = "_" + slug
+    if len(slug) > _MAX_NAME:
+        slug = slug[: _MAX_NAME - 9] + "_" + hashlib.sha256(slug.encode()).hexdigest()[:8]
+    return slug
+
+
+@lru_cache(maxsize=10_000)
+def event_slug(event: str) -> str:
+    """Table name of a track event. One that would be the table of a whole call type gets a leading underscore."""
+    slug = snake_case(event)
+    return "_" + slug if slug in BASE_TABLES else slug
+
+
+def is_reserved(table: str, column: str) -> bool:
+    """Whether a property of that column name is discarded, because the message's own field has the name."""
+    if column in _OWN_ELSEWHERE:
+        return table in _OWN_ELSEWHERE[column]
+    return column in RESERVED or column.startswith("context_")
+
+
+def value_type(value: Any) -> str:
+    """Column type word of a JSON value that is not null."""
+    if type(value) is bool:
+        return "boolean"
+    if type(value) is int:
+        return "int64" if -(2**63) <= value < 2**63 else "float64"
+    if type(value) is float:
+        return "float64"
+    return "timestamp" if type(value) is str and _is_instant(value) else "string"
+
+
+def _is_instant(text: str) -> bool:
+    if not _DATE_HEAD.match(text):
+        return False
+    try:
+        return dt.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+@dataclass
+class _Branch:
+    leaves: set[str] = field(default_factory=set)
+    children: dict[str, _Branch] = field(default_factory=dict)
+
+
+@dataclass
+class FirstValues:
+    """Which paths the messages of one file hold, each with the type of its first value, in the order of appearance."""
+
+    found: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+    _trees: dict[str, _Branch] = field(default_factory=dict)
+    _contexts: set[tuple[str, str]] = field(default_factory=set)
+
+    def observe(self, kind: str, slug: str | None, context_text: str | None, document: Mapping[str, Any]) -> None:
+        """Take in a message: its type, event slug (tracks), its context as text, and its JSON document."""
+        table, root = TABLE_OF_TYPE[kind]
+        self._observe_context(table, context_text, document)
+        if slug is not None:
+            self._observe_context(slug, context_text, document)
+            table, root = slug, "properties"
+        if root is not None:
+            self._observe(table, root, document.get(root))
+
+    def _observe_context(self, table: str, text: str | None, document: Mapping[str, Any]) -> None:
+        # Most messages of a device carry the same context: look at each only once.
+        if text is None or (table, text) in self._contexts:
+            return
+        if len(self._contexts) < 10_000:
+            self._contexts.add((table, text))
+        self._observe(table, "context", document["context"])
+
+    def _observe(self, table: str, root: str, value: dict[str, Any] | None) -> None:
+        if value:
+            tree = self._trees.setdefault(table, _Branch()).children.setdefault(root, _Branch())
+            self._walk(table, (root,), tree, value)
+
+    def _walk(self, table: str, path: tuple[str, ...], branch: _Branch, value: dict[str, Any]) -> None:
+        for key, item in value.items():
+            if type(item) is dict and len(path) < MAX_DEPTH:
+                child = branch.children.get(key)
+                if child is None:
+                    child = branch.children[key] = _Branch()
+                self._walk(table, (*path, key), child, item)
+            elif item is not None and key not in branch.leaves:
+                branch.leaves.add(key)
+                self.found[table, (*path, key)] = value_type(item)
+
+
+def new_columns(existing: Iterable[Column], files: Iterable[FirstValues]) -> list[Column]:
+    """Columns that ``files``, in order, add to the existing ones. Existing columns and their types stay as they are.
+
+    Of several paths with one column name the first has the column; reserved names, and columns beyond ``MAX_COLUMNS`` of a
+    table, are discarded.
+    """
+    taken: dict[str, set[str]] = {}
+    for column in existing:
+        taken.setdefault(column.table_name, set()).add(column.column_name)
+    added = []
+    for values in files:
+        for (table, path), kind in values.found.items():
+            name = _column_name(path)
+            names = taken.setdefault(table, set())
+            if name is None or name in names or len(names) >= MAX_COLUMNS or (path[0] != "context" and is_reserved(table, name)):
+                continue
+            added.append(Column(table, name, json.dumps(path, ensure_ascii=False), kind, len(names) + 1))
+            names.add(name)
+    return added
+
+
+def _column_name(path: tuple[str, ...]) -> str | None:
+    root, *keys = path
+    # No engine's path syntax agrees with another's on these two characters.
+    if any('"' in key or "\\" in key or not key for key in keys):
+        return None
+    name = snake_case("_".join(snake_case(key) for key in keys))
+    return f"context_{name}" if root == "context" else name
