@@ -10,7 +10,7 @@ import datetime as dt
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
 CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z_][^\s]*$", max_length=34)]
@@ -19,7 +19,7 @@ CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z_][^\s]*$", max_length=34)]
 class Model(BaseModel):
     """Base of all configuration models: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 # -- time and schedules ----------------------------------------------------------------------------------------------
@@ -165,6 +165,7 @@ class SpaceConfig(Model):
     consent_categories: tuple[ConsentCategory, ...] = ()
     destinations: dict[Slug, DestinationConfig] = Field(default_factory=dict)
     schedule: Schedule = Field(Schedule(every="1h"), description="Default schedule of audiences.")
+    automation: Literal["on", "off"] = Field("on", description="Whether the space's sensors and schedules start switched on.")
     retention_days: int | None = Field(None, ge=1, description="Days that closed partitions keep members and context.")
 
     @property
@@ -395,12 +396,49 @@ class AudienceCondition(Model):
 
 Condition = EntityCondition | TraitCondition | EventCondition | AudienceCondition
 
+# The keys that say which condition it is. Deciding by them, before validation, gives a mistake one message instead of one
+# for each kind of condition that it is not.
+CONDITION_KEYS: dict[str, type[Model]] = {
+    "with_entity": EntityCondition,
+    "without_entity": EntityCondition,
+    "with_trait": TraitCondition,
+    "without_trait": TraitCondition,
+    "with_event": EventCondition,
+    "without_event": EventCondition,
+    "part_of": AudienceCondition,
+    "not_part_of": AudienceCondition,
+}
+
+UNION_TAGS: dict[str, type[Model]] = {
+    "entity condition": EntityCondition,
+    "trait condition": TraitCondition,
+    "event condition": EventCondition,
+    "audience condition": AudienceCondition,
+}
+
+
+def _condition_tag(value: Any) -> str | None:
+    kinds = {model: tag for tag, model in UNION_TAGS.items()}
+    if isinstance(value, Model):
+        return kinds.get(type(value))
+    keys = value if isinstance(value, dict) else ()
+    return next((kinds[model] for key, model in CONDITION_KEYS.items() if key in keys), None)
+
 
 class ConditionGroup(Model):
     """Conditions joined by all or any; evaluated by itself, with the entities that made each profile match."""
 
     match: Literal["all", "any"] = "all"
-    conditions: tuple[Condition, ...] = Field(min_length=1)
+    conditions: tuple[
+        Annotated[
+            Annotated[EntityCondition, Tag("entity condition")]
+            | Annotated[TraitCondition, Tag("trait condition")]
+            | Annotated[EventCondition, Tag("event condition")]
+            | Annotated[AudienceCondition, Tag("audience condition")],
+            Discriminator(_condition_tag),
+        ],
+        ...,
+    ] = Field(min_length=1)
 
 
 class Audience(Model):
@@ -543,7 +581,10 @@ class ColumnSubject(Model):
 class Consent(Model):
     """Whose consent a message needs. Without one an activation does not load."""
 
-    subject: Literal["profile", "none"] | ColumnSubject
+    subject: Annotated[
+        Annotated[Literal["profile", "none"], Tag("subject word")] | Annotated[ColumnSubject, Tag("subject column")],
+        Discriminator(lambda value: "subject column" if isinstance(value, dict | ColumnSubject) else "subject word"),
+    ]
     categories: tuple[CategoryId, ...] = Field((), description="All must be true.")
     reason: str | None = Field(None, description="For subject none: why no person is concerned.")
 
