@@ -42,6 +42,14 @@ def _try_boolean(value: str) -> bool: ...
 def _try_timestamp(value): ...
 
 
+@ibis.udf.scalar.builtin(name="cdp_iso_text", signature=((ibis.dtype("timestamp(6)"),), ibis.dtype("string")))
+def _iso_text(value): ...
+
+
+@ibis.udf.agg.builtin(name="cdp_sorted_join")
+def _sorted_join(value: str) -> str: ...
+
+
 def sha256(value: ir.StringValue) -> ir.StringValue:
     """Lower-case hex SHA-256 of a text."""
     return _sha256(value)
@@ -75,6 +83,16 @@ def try_boolean(value: ir.StringValue) -> ir.BooleanValue:
 def try_timestamp(value: ir.StringValue) -> ir.TimestampValue:
     """ISO-8601 text as naive UTC timestamp, NULL when it is none. A zone offset is applied; a text without one is read as UTC."""
     return _try_timestamp(value)
+
+
+def iso_text(value: ir.TimestampValue) -> ir.StringValue:
+    """Naive UTC timestamp as ISO-8601 text with microseconds and ``Z``."""
+    return _iso_text(value)
+
+
+def sorted_join(value: ir.StringColumn) -> ir.StringScalar:
+    """Aggregate: all non-null texts of the group, duplicates included, in code point order, joined by commas."""
+    return _sorted_join(value)
 
 
 def _args(node: exp.Anonymous) -> list[exp.Expr]:
@@ -113,6 +131,44 @@ def _snowflake_timestamp(node: exp.Anonymous) -> exp.Expr:
     return exp.cast(utc, exp.DataType.build("TIMESTAMP_NTZ", dialect="snowflake"))
 
 
+def _text_of(function: str, pattern: str) -> Callable[[exp.Anonymous], exp.Expr]:
+    return lambda node: _call(function, _args(node)[0], exp.Literal.string(pattern))
+
+
+def _snowflake_iso_text(node: exp.Anonymous) -> exp.Expr:
+    # From its parts, not TO_CHAR with a format: local servers that speak Snowflake's protocol ignore the format.
+    parts = sqlglot.parse_one(
+        "LPAD(CAST(YEAR(x) AS VARCHAR), 4, '0') || '-' || LPAD(CAST(MONTH(x) AS VARCHAR), 2, '0') || '-' || "
+        "LPAD(CAST(DAY(x) AS VARCHAR), 2, '0') || 'T' || LPAD(CAST(HOUR(x) AS VARCHAR), 2, '0') || ':' || "
+        "LPAD(CAST(MINUTE(x) AS VARCHAR), 2, '0') || ':' || LPAD(CAST(SECOND(x) AS VARCHAR), 2, '0') || '.' || "
+        "LPAD(CAST(DATEDIFF(MICROSECOND, DATE_TRUNC('SECOND', x), x) AS VARCHAR), 6, '0') || 'Z'",
+        read="snowflake",
+    )
+    value = _args(node)[0]
+    return exp.paren(parts.transform(lambda n: value.copy() if isinstance(n, exp.Column) and n.name.lower() == "x" else n))
+
+
+def _bigquery_timestamp(node: exp.Anonymous) -> exp.Expr:
+    # A naive timestamp is a DATETIME there.
+    return _call("DATETIME", exp.TryCast(this=_args(node)[0], to=exp.DataType.build("TIMESTAMP", dialect="bigquery")))
+
+
+def _string_agg(node: exp.Anonymous) -> exp.Expr:
+    value = _args(node)[0]
+    ordered = exp.Order(this=value, expressions=[exp.Ordered(this=value.copy())])
+    return exp.GroupConcat(this=ordered, separator=exp.Literal.string(","))
+
+
+def _listagg(node: exp.Anonymous) -> exp.Expr:
+    value = _args(node)[0]
+    joined = _call("LISTAGG", value, exp.Literal.string(","))
+    return exp.WithinGroup(this=joined, expression=exp.Order(expressions=[exp.Ordered(this=value.copy())]))
+
+
+def _array_join(node: exp.Anonymous) -> exp.Expr:
+    return _call("ARRAY_JOIN", _call("ARRAY_SORT", _call("COLLECT_LIST", *_args(node))), exp.Literal.string(","))
+
+
 _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
     "duckdb": {
         "CDP_SHA256": lambda n: _call("SHA256", *_args(n)),
@@ -121,6 +177,8 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_BIGINT": _try("bigint"),
         "CDP_TRY_BOOLEAN": _try("boolean"),
         "CDP_TRY_TIMESTAMP": _duckdb_timestamp,
+        "CDP_ISO_TEXT": _text_of("STRFTIME", "%Y-%m-%dT%H:%M:%S.%fZ"),
+        "CDP_SORTED_JOIN": _string_agg,
     },
     "snowflake": {
         "CDP_SHA256": lambda n: _call("SHA2", _args(n)[0], exp.Literal.number(256)),
@@ -131,6 +189,8 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_BIGINT": _try("bigint"),
         "CDP_TRY_BOOLEAN": _try("boolean"),
         "CDP_TRY_TIMESTAMP": _snowflake_timestamp,
+        "CDP_ISO_TEXT": _snowflake_iso_text,
+        "CDP_SORTED_JOIN": _listagg,
     },
     "bigquery": {
         "CDP_SHA256": lambda n: _call("TO_HEX", _call("SHA256", *_args(n))),
@@ -138,7 +198,9 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_DOUBLE": _try("double"),
         "CDP_TRY_BIGINT": _try("bigint"),
         "CDP_TRY_BOOLEAN": _try("boolean"),
-        "CDP_TRY_TIMESTAMP": _try("timestamp"),
+        "CDP_TRY_TIMESTAMP": _bigquery_timestamp,
+        "CDP_ISO_TEXT": lambda n: _call("FORMAT_DATETIME", exp.Literal.string("%Y-%m-%dT%H:%M:%E6SZ"), *_args(n)),
+        "CDP_SORTED_JOIN": _string_agg,
     },
     "databricks": {
         "CDP_SHA256": lambda n: _call("SHA2", _args(n)[0], exp.Literal.number(256)),
@@ -147,6 +209,8 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_BIGINT": _try("bigint"),
         "CDP_TRY_BOOLEAN": _try("boolean"),
         "CDP_TRY_TIMESTAMP": _try("timestamp"),
+        "CDP_ISO_TEXT": _text_of("DATE_FORMAT", "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'"),
+        "CDP_SORTED_JOIN": _array_join,
     },
 }
 
