@@ -1,0 +1,61 @@
+"""What the tables of the raw_events room must look like. Enforced by :mod:`cdp_assets.quality`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pandera.ibis as pa
+
+from cdp_assets.quality import schema_of
+from cdp_assets.raw_events.tables import DUPLICATES, MESSAGES, QUARANTINE
+
+MESSAGE_TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
+
+# Why a line is not a message: what landing files and the parser can say.
+QUARANTINE_REASONS: Final = (
+    "consent_invalid",
+    "consent_missing",
+    "event_missing",
+    "field_invalid",
+    "gzip_corrupt",
+    "gzip_truncated",
+    "group_id_missing",
+    "identity_missing",
+    "invalid_json",
+    "invalid_utf8",
+    "line_too_long",
+    "message_id_missing",
+    "message_id_too_long",
+    "not_gzip",
+    "not_object",
+    "nul_byte",
+    "previous_id_missing",
+    "received_at_invalid",
+    "received_at_missing",
+    "timestamp_invalid",
+    "too_deep",
+    "type_missing",
+    "type_unknown",
+    "utf16",
+)
+
+MESSAGES_SCHEMA = schema_of(
+    MESSAGES,
+    not_null=("partition_key", "type", "timestamp", "received_at", "file_hash", "line"),
+    checks={
+        "message_id": pa.Check.str_length(1, 100),
+        "type": pa.Check.isin(MESSAGE_TYPES),
+        "line": pa.Check.ge(1),
+    },
+)
+QUARANTINE_SCHEMA = schema_of(
+    QUARANTINE,
+    not_null=("partition_key", "file_hash", "file", "line", "reason"),
+    unique=("file_hash", "line"),
+    checks={"reason": pa.Check.isin(QUARANTINE_REASONS), "line": pa.Check.ge(1)},
+)
+DUPLICATES_SCHEMA = schema_of(
+    DUPLICATES,
+    not_null=("partition_key", "message_id", "received_at", "file_hash", "line"),
+    unique=("file_hash", "line"),
+)
