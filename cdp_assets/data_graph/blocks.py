@@ -169,7 +169,9 @@ def _outside_strings(line: str) -> tuple[str, bool]:
 
 def _block_of_body(kind: str, labels: tuple[Value, ...], line: int, body: Tree, depth: int) -> Block:
     if depth > MAX_NESTING:
-        raise HclSyntaxError(line, f"blocks are nested more than {MAX_NESTING} deep", "a data graph has at most six nodes on a path")
+        raise HclSyntaxError(
+            line, f"blocks are nested more than {MAX_NESTING} deep", "a data graph has at most six nodes on a path"
+        )
     attributes, blocks = [], []
     for child in _trees(body):
         if child.data == "attribute":

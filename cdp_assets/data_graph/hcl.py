@@ -247,7 +247,9 @@ class _Reader:
             return label, label
         slug = slugify(label)
         if self.legacy and _SLUG.fullmatch(slug):
-            self._deprecated(block.line, f"label {label!r} is free text", f"it is known as '{slug}'; write that, and keep the label as name")
+            self._deprecated(
+                block.line, f"label {label!r} is free text", f"it is known as '{slug}'; write that, and keep the label as name"
+            )
             return slug, label
         self.error(
             block.line,
@@ -401,7 +403,9 @@ class _Reader:
             waiting.extend(edge.children)
         for edge in edges:
             if id(edge) not in reached:
-                self.error(edge.line, f"relationship '{edge.slug}' joins in a circle, never from the profile", "add an external_id")
+                self.error(
+                    edge.line, f"relationship '{edge.slug}' joins in a circle, never from the profile", "add an external_id"
+                )
         return roots
 
     def _sibling_parent(self, edge: _Edge, edges: list[_Edge]) -> _Edge | None:
@@ -448,9 +452,13 @@ class _Reader:
             self.error(wrong.line, f"{called} is directly below the profile and has a junction_table", "use external_id or trait")
         if edge.join_on is not None:
             remedy = "join the profile with external_id or trait, or nest it in the relationship that it joins to"
-            self.error(self._attributes(edge.block)["join_on"].line, f"{called} is directly below the profile and has join_on", remedy)
+            self.error(
+                self._attributes(edge.block)["join_on"].line, f"{called} is directly below the profile and has join_on", remedy
+            )
         elif not edge.identifiers:
-            self.error(edge.line, f"{called} is directly below the profile and has no external_id or trait", "add exactly one of them")
+            self.error(
+                edge.line, f"{called} is directly below the profile and has no external_id or trait", "add exactly one of them"
+            )
         for extra in edge.identifiers[1:]:
             self.error(extra.line, f"{called} has more than one of external_id and trait", "keep exactly one")
         if not edge.identifiers:
@@ -549,7 +557,12 @@ def print_graph(graph: DataGraph) -> str:
         if entity.enrichment_enabled:
             lines.append("    enrichment_enabled = true")
         lines.append("  }")
-    lines += ["", "  profile {", f"    profile_folder = {quoted(graph.profile_folder)}", f"    type = {quoted(graph.profile_type)}"]
+    lines += [
+        "",
+        "  profile {",
+        f"    profile_folder = {quoted(graph.profile_folder)}",
+        f"    type = {quoted(graph.profile_type)}",
+    ]
     for relationship in graph.relationships:
         lines += ["", *_printed(relationship, None, graph, "    ")]
     return "\n".join([*lines, "  }", "}", ""])

@@ -146,7 +146,11 @@ class _Check:
                 "make the column text in a view to control how it is written",
             )
         elif key.family not in (None, "text"):
-            self._error(line, f"{what} compares {source}, which is text, with {key.called}, which is {key.family}", "join on a text column")
+            self._error(
+                line,
+                f"{what} compares {source}, which is text, with {key.called}, which is {key.family}",
+                "join on a text column",
+            )
 
     def _same_type(self, line: int, what: str, left: _Key, right: _Key) -> None:
         if left.family and right.family and left.family != right.family:

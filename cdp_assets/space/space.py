@@ -34,6 +34,17 @@ class SpaceError(Exception):
         self.problems = problems
 
 
+# What the pipeline itself writes for users to read: event tables, people, traits, audiences.
+OWN_SCHEMAS = ("events", "unified_profiles", "computed_traits", "linked_audiences")
+
+
+def readable_schemas(config: SpaceConfig, graph: DataGraph) -> tuple[str, ...]:
+    """Schemas that the user's SQL may read: the company's own, the profiles', and the pipeline's results. Lower case."""
+    profiles = graph.profile_folder.split(".")[-1].strip()
+    named = (*config.warehouse.schemas, *config.warehouse.files, profiles, *OWN_SCHEMAS)
+    return tuple(dict.fromkeys(schema.lower() for schema in named))
+
+
 @dataclass(frozen=True)
 class Space:
     """All files of a space folder. Mappings are by key, in key order."""
@@ -50,6 +61,11 @@ class Space:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def readable_schemas(self) -> tuple[str, ...]:
+        """Schemas that models and SQL traits may read."""
+        return readable_schemas(self.config, self.graph)
 
     def path(self, text: str) -> Path:
         """A path of the configuration, relative to the space folder unless absolute."""

@@ -1,0 +1,270 @@
+"""Reads a space folder: every file into its model, every reference checked, all problems at once.
+
+A file's own rules are in :mod:`.models`, references between files in :mod:`.references`, the data graph's language in
+:mod:`cdp_assets.data_graph.hcl`. No database is opened here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cdp_assets.data_graph.hcl import parse_graph
+from cdp_assets.data_graph.model import DataGraph
+from cdp_assets.space.documents import Document, Path_, check_json, read_text, read_yaml
+from cdp_assets.space.located import did_you_mean, validate
+from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
+from cdp_assets.space.queries import QueryText, check_queries
+from cdp_assets.space.references import check_references
+from cdp_assets.space.settings import check_settings
+from cdp_assets.space.space import Problem, Space, SpaceError
+
+MappingValidator = Callable[[Any], list[str]]
+
+SPACE_FILE = "space.yaml"
+GRAPH_FILE = "data_graph.hcl"
+TRACKING_PLAN_FILE = "tracking_plan.json"
+FOLDERS = {"traits": ".yaml", "audiences": ".yaml", "models": ".sql", "activations": ".yaml"}
+
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_FRONT_MATTER = re.compile(r"\A(\s*/\*---[ \t]*\n)(.*?)^---\*/[ \t]*(?:\n|\Z)(.*)\Z", re.DOTALL | re.MULTILINE)
+
+K = TypeVar("K", bound=Model)
+
+
+def load_space(directory: Path | str, mapping_validator: MappingValidator | None = None) -> Space:
+    """The space in ``directory``; its warnings are on it. Raises :class:`SpaceError` with every error of every file.
+
+    ``mapping_validator`` returns what is wrong with an activation's mapping, one message each, starting with the JSON
+    pointer of the place (``/Email/@if …``). Without it mappings are not looked into.
+    """
+    return _Loader(Path(directory), mapping_validator).space()
+
+
+class Sources:
+    """The documents behind the models, for lines. Keys of files that do not validate are known too, so that nobody misses them."""
+
+    def __init__(self) -> None:
+        self.documents: dict[tuple[str, str], Document] = {}
+        self.keys: dict[str, list[str]] = {folder: [] for folder in FOLDERS}
+
+    def of(self, folder: str, key: str) -> Document:
+        return self.documents[folder, key]
+
+
+class _Loader:
+    def __init__(self, directory: Path, mapping_validator: MappingValidator | None) -> None:
+        self.directory = directory
+        self.mapping_validator = mapping_validator
+        self.problems: list[Problem] = []
+        self.sources = Sources()
+        self.queries: list[QueryText] = []
+
+    def space(self) -> Space:
+        if not self.directory.is_dir():
+            raise SpaceError((Problem(str(self.directory), 1, "there is no such folder", "name a folder that holds space.yaml"),))
+        config = self._config()
+        graph = self._graph()
+        self._tracking_plan()
+        self._strangers()
+        traits = self._folder("traits", Trait)
+        audiences = self._folder("audiences", Audience)
+        models = self._models()
+        activations = self._folder("activations", Activation)
+        self._trait_queries(traits)
+        for document in self.sources.documents.values():
+            self.problems += check_settings(document)
+        if config is not None:
+            selected = self._check_queries(config, graph)
+            self.problems += check_references(
+                self.sources.documents,
+                self.sources.keys,
+                config=config,
+                graph=graph,
+                audiences=audiences,
+                activations=activations,
+                models=models,
+                selected=selected,
+            )
+        self._mappings(activations)
+        problems = tuple(sorted(set(self.problems)))
+        errors = tuple(problem for problem in problems if problem.level == "error")
+        if errors or config is None or graph is None:
+            raise SpaceError(errors)
+        return Space(self.directory, config, graph, traits, audiences, models, activations, problems)
+
+    # -- single files ----------------------------------------------------------------------------------------------
+
+    def _read(self, file: str) -> str | None:
+        text, problems = read_text(self.directory / file, file)
+        self.problems += problems
+        return text
+
+    def _document(self, folder: str, key: str, file: str) -> Document | None:
+        text = self._read(file)
+        if text is None:
+            return None
+        document, problems = read_yaml(text, file)
+        self.problems += problems
+        if document is not None:
+            self.sources.documents[folder, key] = document
+        return document
+
+    def _config(self) -> SpaceConfig | None:
+        document = self._document("", "space", SPACE_FILE)
+        if document is None:
+            return None
+        config, problems = validate(document, SpaceConfig)
+        self.problems += problems
+        return config
+
+    def _graph(self) -> DataGraph | None:
+        text = self._read(GRAPH_FILE)
+        if text is None:
+            return None
+        graph, problems = parse_graph(text, GRAPH_FILE)
+        self.problems += problems
+        return graph
+
+    def _tracking_plan(self) -> None:
+        if (self.directory / TRACKING_PLAN_FILE).exists():
+            text = self._read(TRACKING_PLAN_FILE)
+            self.problems += check_json(text, TRACKING_PLAN_FILE) if text is not None else []
+
+    def _strangers(self) -> None:
+        """Folders and files whose names are nearly right would otherwise be passed over in silence."""
+        for path in sorted(self.directory.iterdir()):
+            if path.is_dir() and path.name not in FOLDERS:
+                remedy = did_you_mean(path.name, FOLDERS, "")
+                if remedy.startswith("did you mean"):
+                    self.problems.append(Problem(path.name, 1, f"folder '{path.name}' is not read", remedy))
+            elif path.suffix == ".yml" or (path.suffix == ".yaml" and path.name != SPACE_FILE):
+                self.problems.append(Problem(path.name, 1, "this file is not read", f"move it to {SPACE_FILE} or into a folder"))
+
+    # -- folders ---------------------------------------------------------------------------------------------------
+
+    def _files(self, folder: str) -> list[tuple[str, str]]:
+        """Key and name of each file of a folder, by key. Names that cannot be keys are problems."""
+        found = []
+        path = self.directory / folder
+        for entry in sorted(path.iterdir()) if path.is_dir() else ():
+            file, suffix = f"{folder}/{entry.name}", FOLDERS[folder]
+            if entry.name.startswith(".") or entry.suffix == ".md":
+                continue
+            if entry.is_dir() or entry.suffix != suffix:
+                self.problems.append(
+                    Problem(file, 1, f"only {suffix} files are read here", f"name it KEY{suffix}, or move it away")
+                )
+            elif not _KEY.fullmatch(entry.stem):
+                self.problems.append(
+                    Problem(
+                        file, 1, "the file's name cannot be a key", "use lower-case letters, digits and _, starting with a letter"
+                    )
+                )
+            else:
+                found.append((entry.stem, file))
+                self.sources.keys[folder].append(entry.stem)
+        return found
+
+    def _folder(self, folder: str, model: type[K]) -> Mapping[str, K]:
+        loaded: dict[str, K] = {}
+        for key, file in self._files(folder):
+            document = self._document(folder, key, file)
+            if document is None:
+                continue
+            written = document.data.get("key")
+            if isinstance(written, str) and written != key:
+                self.problems.append(
+                    Problem(file, document.line("key"), f"key '{written}' differs from the file's name", f"write key: {key}")
+                )
+            value, problems = validate(document, model)
+            self.problems += problems
+            if value is not None:
+                loaded[key] = value
+        return loaded
+
+    def _models(self) -> Mapping[str, SqlModel]:
+        loaded: dict[str, SqlModel] = {}
+        for key, file in self._files("models"):
+            text = self._read(file)
+            model = self._model(key, file, text) if text is not None else None
+            if model is not None:
+                loaded[key] = model
+        return loaded
+
+    def _model(self, key: str, file: str, text: str) -> SqlModel | None:
+        match = _FRONT_MATTER.match(text)
+        if match is None:
+            self.problems.append(
+                Problem(file, 1, "the file has no front matter", "start it with a line /*---, YAML lines, and a line ---*/")
+            )
+            return None
+        document, problems = read_yaml(match[2], file, first_line=match[1].count("\n") + 1)
+        self.problems += problems
+        query = match[3].strip()
+        query_line = text.count("\n", 0, match.start(3)) + 1 + _leading_lines(match[3])
+        if not query:
+            self.problems.append(Problem(file, query_line, "the file has no query", "write one SELECT below the front matter"))
+        if document is None:
+            return None
+        self.sources.documents["models", key] = document
+        for name in ("key", "query"):
+            if name in document.data:
+                remedy = "remove it; the file's name is the key" if name == "key" else "write it below the front matter"
+                self.problems.append(Problem(file, document.line(name), f"'{name}' does not belong in the front matter", remedy))
+        model, problems = validate(document, SqlModel, {"key": key, "query": query})
+        self.problems += problems
+        if model is not None and query:
+            columns = ((model.primary_key, "primary_key", document.line("primary_key")),)
+            self.queries.append(QueryText("models", key, file, query, query_line, columns))
+        return model
+
+    def _trait_queries(self, traits: Mapping[str, Trait]) -> None:
+        for key, trait in traits.items():
+            if trait.query is None or trait.identifier is None:
+                continue
+            document = self.sources.of("traits", key)
+            line = document.line("query")
+            text = trait.query
+            # The text of a block scalar starts on the line after its key.
+            source = (self.directory / document.file).read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
+            if re.search(r":\s*[|>][-+0-9]*\s*(#.*)?$", source[line - 1]):
+                line += 1
+            columns = ((trait.identifier, "identifier", document.line("identifier")), (key, "the trait's key", line))
+            self.queries.append(QueryText("traits", key, document.file, text, line, columns))
+
+    # -- checks across files ---------------------------------------------------------------------------------------
+
+    def _check_queries(self, config: SpaceConfig, graph: DataGraph | None) -> Mapping[str, frozenset[str]]:
+        selected, problems = check_queries(self.queries, config, graph)
+        self.problems += problems
+        return {key: columns for (folder, key), columns in selected.items() if folder == "models"}
+
+    def _mappings(self, activations: Mapping[str, Activation]) -> None:
+        if self.mapping_validator is None:
+            return
+        for key, activation in activations.items():
+            document = self.sources.of("activations", key)
+            for message in self.mapping_validator(activation.mapping):
+                pointer, _, said = message.partition(" ")
+                place = pointer_path(pointer)
+                where = ".".join(str(part) for part in place) or "mapping"
+                self.problems.append(
+                    Problem(
+                        document.file,
+                        document.line("mapping", *place),
+                        f"mapping {where}: {said.rstrip('.')}",
+                        "correct the directive; the mapping language is described in the documentation",
+                    )
+                )
+
+
+def pointer_path(pointer: str) -> Path_:
+    """``/a/0/b`` as ``("a", 0, "b")``."""
+    return tuple(int(part) if part.isdigit() else part for part in pointer.split("/")[1:] if part)
+
+
+def _leading_lines(text: str) -> int:
+    return text[: len(text) - len(text.lstrip())].count("\n")

@@ -1,0 +1,208 @@
+"""References between the files of a space: audiences to the graph and to each other, activations to everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from cdp_assets.data_graph.model import MAX_DEPTH, DataGraph
+from cdp_assets.space.conditions import EntityReference, audience_references, entity_references
+from cdp_assets.space.documents import Document
+from cdp_assets.space.located import did_you_mean
+from cdp_assets.space.models import Activation, Audience, ColumnSubject, SpaceConfig, SqlModel
+from cdp_assets.space.space import Problem
+
+
+def check_references(
+    documents: Mapping[tuple[str, str], Document],
+    keys: Mapping[str, Sequence[str]],
+    *,
+    config: SpaceConfig,
+    graph: DataGraph | None,
+    audiences: Mapping[str, Audience],
+    activations: Mapping[str, Activation],
+    models: Mapping[str, SqlModel],
+    selected: Mapping[str, frozenset[str]],
+) -> list[Problem]:
+    """Every reference that leads nowhere.
+
+    ``documents`` are by folder and key, ``keys`` all files by folder, also those that did not validate. References into a
+    graph that is itself broken (None) are left out. ``selected``: a model's columns, where its query names them.
+    """
+    problems: list[Problem] = []
+    for key, audience in audiences.items():
+        document = documents["audiences", key]
+        problems += _audience_graph(document, audience, graph)
+        problems += _audience_audiences(document, key, audience, keys["audiences"])
+    problems += _cycles(documents, audiences)
+    for key, model in models.items():
+        problems += _model(documents["models", key], model, (*keys["traits"], *keys["audiences"]))
+    for key, activation in activations.items():
+        document = documents["activations", key]
+        problems += _source(document, activation, keys)
+        problems += _destination(document, activation, config)
+        problems += _consent(document, activation, config, selected)
+        if graph is not None:
+            problems += _paths(document, activation, graph, audiences.get(activation.audience or ""))
+    return problems
+
+
+# -- audiences -----------------------------------------------------------------------------------------------------------
+
+
+def _audience_graph(document: Document, audience: Audience, graph: DataGraph | None) -> Iterator[Problem]:
+    missing: list[str] = []
+    paths = {node.path for node in graph.nodes()} if graph is not None else set()
+    for reference in entity_references(audience):
+        key = "with_entity" if reference.condition.with_entity else "without_entity"
+        line = document.line(*reference.place, key)
+        if reference.depth == MAX_DEPTH + 1:
+            yield Problem(
+                document.file,
+                line,
+                f"this condition is nested {reference.depth} deep, counting the profile; at most {MAX_DEPTH} are allowed",
+                "start a condition of its own",
+            )
+        if graph is None or any(reference.path.startswith(f"{path}:") for path in missing):
+            continue
+        if reference.path not in paths:
+            missing.append(reference.path)
+            yield Problem(document.file, line, *_missing_relationship(reference, graph))
+
+
+def _missing_relationship(reference: EntityReference, graph: DataGraph) -> tuple[str, str]:
+    slug, parent = reference.condition.relationship, reference.parent
+    below = f"below relationship '{parent.split(':')[-1]}'" if parent else "directly below the profile"
+    elsewhere = [node.path for node in graph.nodes() if node.relationship.slug == slug]
+    if elsewhere:
+        return f"relationship '{slug}' is not {below}; it is at {elsewhere[0]}", "nest the condition along that path"
+    children = [node.relationship.slug for node in graph.nodes() if node.parent == parent]
+    return f"there is no relationship '{slug}' {below}", did_you_mean(slug, children)
+
+
+def _audience_audiences(document: Document, key: str, audience: Audience, known: Sequence[str]) -> Iterator[Problem]:
+    for place, other in audience_references(audience):
+        line = document.line(*place)
+        if other == key:
+            yield Problem(document.file, line, f"audience '{key}' refers to itself", "name another audience")
+        elif other not in known:
+            yield Problem(document.file, line, f"there is no audience '{other}'", did_you_mean(other, known))
+
+
+def _cycles(documents: Mapping[tuple[str, str], Document], audiences: Mapping[str, Audience]) -> Iterator[Problem]:
+    """One problem for each circle of audiences, at the reference of its alphabetically first."""
+    edges = {
+        key: {
+            other: place for place, other in reversed(list(audience_references(audience))) if other in audiences and other != key
+        }
+        for key, audience in audiences.items()
+    }
+    for start in sorted(edges):
+        circle = _circle(start, edges)
+        if circle:
+            document = documents["audiences", start]
+            yield Problem(
+                document.file,
+                document.line(*edges[start][circle[1]]),
+                f"audiences refer to each other in a circle: {' -> '.join(circle)}",
+                "remove one of these references",
+            )
+
+
+def _circle(start: str, edges: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """The shortest way from ``start`` back to it through later keys only, so that each circle is found from its first key."""
+    ways = [[start]]
+    seen = {start}
+    while ways:
+        way = ways.pop(0)
+        for other in sorted(edges[way[-1]]):
+            if other == start:
+                return [*way, start]
+            if other > start and other not in seen:
+                seen.add(other)
+                ways.append([*way, other])
+    return []
+
+
+def _model(document: Document, model: SqlModel, known: Sequence[str]) -> Iterator[Problem]:
+    for index, other in enumerate(model.depends_on):
+        if other not in known:
+            line = document.line("depends_on", index)
+            yield Problem(document.file, line, f"there is no trait or audience '{other}'", did_you_mean(other, known))
+
+
+# -- activations -----------------------------------------------------------------------------------------------------------
+
+
+def _source(document: Document, activation: Activation, keys: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
+    kind, key = ("audience", activation.audience) if activation.audience else ("model", activation.model)
+    known = keys[f"{kind}s"]
+    if key not in known:
+        yield Problem(document.file, document.line(kind), f"there is no {kind} '{key}'", did_you_mean(str(key), known))
+
+
+def _destination(document: Document, activation: Activation, config: SpaceConfig) -> Iterator[Problem]:
+    if activation.destination not in config.destinations:
+        yield Problem(
+            document.file,
+            document.line("destination"),
+            f"space.yaml has no destination '{activation.destination}'",
+            did_you_mean(activation.destination, config.destinations, "add it to destinations in space.yaml"),
+        )
+
+
+def _consent(
+    document: Document, activation: Activation, config: SpaceConfig, selected: Mapping[str, frozenset[str]]
+) -> Iterator[Problem]:
+    for index, category in enumerate(activation.consent.categories):
+        if category not in config.category_ids:
+            yield Problem(
+                document.file,
+                document.line("consent", "categories", index),
+                f"space.yaml has no consent category '{category}'",
+                did_you_mean(category, config.category_ids, "add it to consent_categories in space.yaml"),
+            )
+    subject = activation.consent.subject
+    columns = selected.get(activation.model or "")
+    if isinstance(subject, ColumnSubject) and columns is not None and subject.column.lower() not in columns:
+        yield Problem(
+            document.file,
+            document.line("consent", "subject", "column"),
+            f"model '{activation.model}' has no column {subject.column}",
+            did_you_mean(subject.column.lower(), columns),
+        )
+
+
+def _paths(document: Document, activation: Activation, graph: DataGraph, audience: Audience | None) -> Iterator[Problem]:
+    known = [node.path for node in graph.nodes()]
+    wanted = [
+        (("personalization", "entities", index, "path"), item.path)
+        for index, item in enumerate(activation.personalization.entities)
+    ]
+    if activation.trigger.path is not None:
+        wanted.insert(0, (("trigger", "path"), activation.trigger.path))
+    for place, path in wanted:
+        line = document.line(*place)
+        if path not in known:
+            yield Problem(document.file, line, f"the data graph has no path '{path}'", did_you_mean(path, known))
+        elif audience is not None:
+            yield from _used(document, line, path, audience, triggers=place[0] == "trigger")
+
+
+def _used(document: Document, line: int, path: str, audience: Audience, *, triggers: bool) -> Iterator[Problem]:
+    """A path that the conditions never speak about has no matched entities."""
+    references = [reference for reference in entity_references(audience) if reference.path == path]
+    if not references and triggers:
+        yield Problem(
+            document.file,
+            line,
+            f"the conditions of audience '{audience.key}' do not speak about '{path}', so nothing enters or exits there",
+            "trigger on a path of the conditions, or add a condition on it",
+        )
+    elif not any(reference.yields for reference in references):
+        yield Problem(
+            document.file,
+            line,
+            f"audience '{audience.key}' matches no entities at '{path}': its conditions name it not at all, or only to be absent",
+            "add a with_entity condition on it",
+            "warning",
+        )
