@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cdp_assets.space.documents import Place
 from cdp_assets.space.models import Audience, AudienceCondition, EntityCondition, TraitCondition
-
-Place = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)

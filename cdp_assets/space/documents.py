@@ -20,7 +20,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from cdp_assets.space.space import Problem
 
-Path_ = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 
 MAX_VALUES = 100_000  # an alias can repeat itself; a space file never comes near this
 
@@ -43,7 +43,7 @@ class Document:
 
     file: str
     data: dict[str, Any]
-    lines: dict[Path_, int] = field(default_factory=dict)
+    lines: dict[Place, int] = field(default_factory=dict)
 
     def line(self, *path: str | int) -> int:
         """Line of the value at ``path``, or of the nearest thing around it that is there."""
@@ -51,9 +51,9 @@ class Document:
             path = path[:-1]
         return self.lines.get(path, 1)
 
-    def scalars(self) -> Iterator[tuple[Path_, Any]]:
+    def scalars(self) -> Iterator[tuple[Place, Any]]:
         """Every value that is not a mapping or a list, with its path."""
-        waiting: list[tuple[Path_, Any]] = [((), self.data)]
+        waiting: list[tuple[Place, Any]] = [((), self.data)]
         while waiting:
             path, value = waiting.pop()
             if isinstance(value, dict):
@@ -116,12 +116,12 @@ class _Reader:
     def __init__(self, file: str, first_line: int) -> None:
         self.file = file
         self.first_line = first_line
-        self.lines: dict[Path_, int] = {}
+        self.lines: dict[Place, int] = {}
         self.problems: list[Problem] = []
         self._open: set[int] = set()
         self._constructor = YAML(typ="safe", pure=True).constructor
 
-    def value(self, node: Node, path: Path_) -> Any:
+    def value(self, node: Node, path: Place) -> Any:
         self.lines.setdefault(path, self._line(node))
         if len(self.lines) > MAX_VALUES:
             if len(self.lines) == MAX_VALUES + 1:
@@ -140,13 +140,13 @@ class _Reader:
         finally:
             self._open.discard(id(node))
 
-    def _mapping(self, node: Node, path: Path_) -> dict[str, Any]:
+    def _mapping(self, node: Node, path: Place) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = key_node.value if isinstance(key_node, ScalarNode) else None
             if key_node.tag != "tag:yaml.org,2002:str":
                 self._problem(key_node, "a key that is not text", "put it in quotes; a merge key (<<) must be written out")
                 continue
+            key = str(key_node.value)
             if key in found:
                 first = self.lines[(*path, key)]
                 self._problem(key_node, f"'{key}' is given twice, first on line {first}", "keep one of them")

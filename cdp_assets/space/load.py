@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from cdp_assets.data_graph.hcl import parse_graph
 from cdp_assets.data_graph.model import DataGraph
-from cdp_assets.space.documents import Document, Path_, check_json, read_text, read_yaml
+from cdp_assets.space.documents import Document, Place, check_json, read_text, read_yaml
 from cdp_assets.space.located import did_you_mean, validate
 from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
 from cdp_assets.space.queries import QueryText, check_queries
@@ -49,9 +49,6 @@ class Sources:
     def __init__(self) -> None:
         self.documents: dict[tuple[str, str], Document] = {}
         self.keys: dict[str, list[str]] = {folder: [] for folder in FOLDERS}
-
-    def of(self, folder: str, key: str) -> Document:
-        return self.documents[folder, key]
 
 
 class _Loader:
@@ -225,7 +222,7 @@ class _Loader:
         for key, trait in traits.items():
             if trait.query is None or trait.identifier is None:
                 continue
-            document = self.sources.of("traits", key)
+            document = self.sources.documents["traits", key]
             line = document.line("query")
             text = trait.query
             # The text of a block scalar starts on the line after its key.
@@ -246,7 +243,7 @@ class _Loader:
         if self.mapping_validator is None:
             return
         for key, activation in activations.items():
-            document = self.sources.of("activations", key)
+            document = self.sources.documents["activations", key]
             for message in self.mapping_validator(activation.mapping):
                 pointer, _, said = message.partition(" ")
                 place = pointer_path(pointer)
@@ -261,7 +258,7 @@ class _Loader:
                 )
 
 
-def pointer_path(pointer: str) -> Path_:
+def pointer_path(pointer: str) -> Place:
     """``/a/0/b`` as ``("a", 0, "b")``."""
     return tuple(int(part) if part.isdigit() else part for part in pointer.split("/")[1:] if part)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, Union
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cdp_assets.space.documents import Document, Path_
+from cdp_assets.space.documents import Document, Place
 from cdp_assets.space.models import CONDITION_KEYS, UNION_TAGS, Model
 from cdp_assets.space.space import Problem
 
@@ -36,8 +36,8 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def _problems(error: ValidationError, document: Document, model: type[Model]) -> list[Problem]:
-    found: dict[tuple[Path_, str], Problem] = {}
-    unions: dict[Path_, int] = {}
+    found: dict[tuple[Place, str], Problem] = {}
+    unions: dict[Place, int] = {}
     details = error.errors(include_url=False)
     for detail in details:
         path, rest = _place(document.data, detail["loc"])
@@ -57,7 +57,7 @@ def _problems(error: ValidationError, document: Document, model: type[Model]) ->
     return list(found.values())
 
 
-def _place(data: Any, location: Iterable[str | int]) -> tuple[Path_, Path_]:
+def _place(data: Any, location: Iterable[str | int]) -> tuple[Place, Place]:
     """The part of a pydantic location that is in the file, and the part that is not: names of union members, missing keys."""
     path: list[str | int] = []
     rest: list[str | int] = []
@@ -73,19 +73,19 @@ def _place(data: Any, location: Iterable[str | int]) -> tuple[Path_, Path_]:
     return tuple(path), tuple(rest)
 
 
-def _value(data: Any, path: Path_) -> Any:
+def _value(data: Any, path: Place) -> Any:
     for part in path:
         data = data[part]
     return data
 
 
-def _follows_from_another(detail: ErrorDetails, path: Path_, document: Document) -> bool:
+def _follows_from_another(detail: ErrorDetails, path: Place, document: Document) -> bool:
     # A list whose items are refused is also called too short.
     value = _value(document.data, path)
     return detail["type"] == "too_short" and isinstance(value, list) and len(value) >= detail["ctx"]["min_length"]
 
 
-def _called(path: Path_) -> str:
+def _called(path: Place) -> str:
     """A value by its key, or by its place in a list."""
     if not path:
         return "the file"
@@ -94,7 +94,7 @@ def _called(path: Path_) -> str:
     return f"'{path[-1]}'"
 
 
-def _explained(detail: ErrorDetails, path: Path_, document: Document, model: type[Model]) -> tuple[str, str]:
+def _explained(detail: ErrorDetails, path: Place, document: Document, model: type[Model]) -> tuple[str, str]:
     kind, location, called = detail["type"], detail["loc"], _called(path)
     value = _value(document.data, path)
     context = detail.get("ctx", {})

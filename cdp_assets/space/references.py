@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from cdp_assets.data_graph.model import MAX_DEPTH, DataGraph
 from cdp_assets.space.conditions import EntityReference, audience_references, entity_references
-from cdp_assets.space.documents import Document
+from cdp_assets.space.documents import Document, Place
 from cdp_assets.space.located import did_you_mean
 from cdp_assets.space.models import Activation, Audience, ColumnSubject, SpaceConfig, SqlModel
 from cdp_assets.space.space import Problem
@@ -174,12 +174,11 @@ def _consent(
 
 def _paths(document: Document, activation: Activation, graph: DataGraph, audience: Audience | None) -> Iterator[Problem]:
     known = [node.path for node in graph.nodes()]
-    wanted = [
-        (("personalization", "entities", index, "path"), item.path)
-        for index, item in enumerate(activation.personalization.entities)
-    ]
+    wanted: list[tuple[Place, str]] = []
     if activation.trigger.path is not None:
-        wanted.insert(0, (("trigger", "path"), activation.trigger.path))
+        wanted.append((("trigger", "path"), activation.trigger.path))
+    for index, item in enumerate(activation.personalization.entities):
+        wanted.append((("personalization", "entities", index, "path"), item.path))
     for place, path in wanted:
         line = document.line(*place)
         if path not in known:

@@ -16,7 +16,7 @@ from typing import Any
 import sqlglot
 from sqlglot.errors import SqlglotError
 
-from cdp_assets.data_graph.model import DataGraph, Join, Node, TraitJoin
+from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, Join, JunctionJoin, Node, TraitJoin
 from cdp_assets.space.conditions import audience_references, entity_paths, trait_references
 from cdp_assets.space.models import (
     AudienceCondition,
@@ -28,6 +28,8 @@ from cdp_assets.space.models import (
 from cdp_assets.space.space import Space
 
 Slice = dict[str, Any]
+
+_JOINS = {ExternalIdJoin: "external_id", TraitJoin: "trait", ColumnJoin: "column", JunctionJoin: "junction"}
 
 
 def revision_of(content: Mapping[str, Any]) -> str:
@@ -111,6 +113,7 @@ def definition_slice(space: Space, activation_key: str) -> Slice:
         paths.add(activation.trigger.path)
     # Segment's payload names the entity of each row, so its slug counts here.
     nodes = {node.path: {**_node(node), "entity": node.relationship.entity} for node in space.graph.nodes() if node.path in paths}
+    source: Slice
     if activation.audience:
         source = {"audience": activation.audience, "revision": audience_revision(space, activation.audience)}
     else:
@@ -144,12 +147,8 @@ def _node(node: Node) -> Slice:
     return {
         "table": node.entity.table_ref.lower(),
         "primary_key": node.entity.primary_key.lower(),
-        "join": {"kind": _join_kind(node.join), **_join_columns(node.join)},
+        "join": {"kind": _JOINS[type(node.join)], **_join_columns(node.join)},
     }
-
-
-def _join_kind(join: Join) -> str:
-    return type(join).__name__.removesuffix("Join").lower()
 
 
 def _join_columns(join: Join) -> Slice:
@@ -158,7 +157,8 @@ def _join_columns(join: Join) -> Slice:
 
 
 def _plain(model: Model, leave_out: set[str] | None = None) -> Slice:
-    return model.model_dump(mode="json", by_alias=True, exclude=leave_out)
+    # Without nulls, an option that is added to the language later changes no revision.
+    return model.model_dump(mode="json", by_alias=True, exclude=leave_out, exclude_none=True)
 
 
 def _condition(condition: object) -> Slice:
@@ -192,10 +192,7 @@ def _condition(condition: object) -> Slice:
 
 
 def _lower_columns(filters: Slice) -> Slice:
-    return {
-        junction: [{**item, "column": item["column"].lower()} for item in items] if items is not None else None
-        for junction, items in filters.items()
-    }
+    return {junction: [{**item, "column": item["column"].lower()} for item in items] for junction, items in filters.items()}
 
 
 def _query(space: Space, text: str) -> str:

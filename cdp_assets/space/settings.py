@@ -4,6 +4,7 @@ expressions, cron expressions, time zones, owners."""
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import re
 import zoneinfo
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 from croniter import croniter
 
-from cdp_assets.space.documents import Document, Path_
+from cdp_assets.space.documents import Document, Place
 from cdp_assets.space.located import did_you_mean
 from cdp_assets.space.space import Problem
 from resources.destinations.registry import CONNECTORS
@@ -73,7 +74,7 @@ def _variables(document: Document) -> Iterator[Problem]:
             )
 
 
-def _may_hold_variable(file: str, path: Path_) -> bool:
+def _may_hold_variable(file: str, path: Place) -> bool:
     if file != "space.yaml":
         return False
     if path[0] == "destinations":
@@ -81,7 +82,7 @@ def _may_hold_variable(file: str, path: Path_) -> bool:
     return path == ("landing",) or path[:2] in (("warehouse", "files"), ("warehouse", "settings"))
 
 
-def _name(path: Path_) -> str:
+def _name(path: Place) -> str:
     return ".".join(str(part) for part in path)
 
 
@@ -126,9 +127,7 @@ def _schedule(document: Document) -> Iterator[Problem]:
     times = _first_times(cron, dt.datetime(2024, 1, 1, tzinfo=dt.UTC))
     if not times:
         yield Problem(document.file, line, "this cron expression never fires", "correct day and month")
-    elif any(
-        later - earlier < dt.timedelta(minutes=LEAST_CRON_MINUTES) for earlier, later in zip(times, times[1:], strict=False)
-    ):
+    elif any(later - earlier < dt.timedelta(minutes=LEAST_CRON_MINUTES) for earlier, later in itertools.pairwise(times)):
         yield Problem(
             document.file,
             line,
