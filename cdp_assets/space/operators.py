@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import datetime as dt
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import ibis
 import ibis.expr.types as ir
 
-from cdp_assets.space.models import ColumnFilter, Comparison, EventFilter, Operator, TraitCondition
+from cdp_assets.space.models import ColumnFilter, Comparison, EventFilter, EventFilters, Operator, TraitCondition
 from resources.warehouse import functions as fn
 from resources.warehouse import timestamp_literal
 
@@ -217,6 +217,35 @@ def _matches(column: ir.Value, comparison: Comparison, name: str) -> ir.BooleanV
         return column.endswith(pieces[0])
     # A null column has no substring; an empty list names none.
     return ibis.or_(*(column.contains(piece) for piece in pieces)) if pieces else ibis.literal(False)
+
+
+def event_value(messages: ir.Table, wanted: EventFilter) -> ir.StringValue:
+    """The property or context value that an event filter speaks about, as text. ``messages`` has the message columns."""
+    if wanted.context is not None:
+        return fn.json_text(messages.context, *path_keys(wanted.context))
+    return property_text(messages, wanted.property or "")
+
+
+def property_text(messages: ir.Table, path: str) -> ir.StringValue:
+    """A property by dotted path, as text; ``page_name`` and ``screen_name`` are the name of a page or screen."""
+    value = fn.json_text(messages.properties, *path_keys(path))
+    return ibis.coalesce(value, messages["name"]) if path in ("page_name", "screen_name") else value
+
+
+def event_filters(messages: ir.Table, filters: EventFilters | None, as_of: dt.datetime) -> ir.BooleanValue:
+    """Whether a message passes the filters; never NULL. No filters: every message does."""
+    if filters is None:
+        return ibis.literal(True)
+    joined = filters.all if filters.all is not None else filters.any or ()
+    verdicts = [compare(event_value(messages, wanted), wanted, as_of) for wanted in joined]
+    return joined_by("all" if filters.all is not None else "any", verdicts)
+
+
+def joined_by(match: Literal["all", "any"], verdicts: Sequence[ir.BooleanValue]) -> ir.BooleanValue:
+    """Verdicts joined by and (all) or or (any); an empty list filters nothing."""
+    if not verdicts:
+        return ibis.literal(True)
+    return ibis.and_(*verdicts) if match == "all" else ibis.or_(*verdicts)
 
 
 def path_keys(dotted: str) -> list[str]:

@@ -47,7 +47,7 @@ def _iso_text(value): ...
 
 
 @ibis.udf.agg.builtin(name="cdp_sorted_join")
-def _sorted_join(value: str) -> str: ...
+def _sorted_join(value: str, separator: str) -> str: ...
 
 
 def sha256(value: ir.StringValue) -> ir.StringValue:
@@ -90,9 +90,9 @@ def iso_text(value: ir.TimestampValue) -> ir.StringValue:
     return _iso_text(value)
 
 
-def sorted_join(value: ir.StringColumn) -> ir.StringScalar:
-    """Aggregate: all non-null texts of the group, duplicates included, in code point order, joined by commas."""
-    return _sorted_join(value)
+def sorted_join(value: ir.StringColumn, separator: str = ",") -> ir.StringScalar:
+    """Aggregate: all non-null texts of the group, duplicates included, in code point order, joined by a separator."""
+    return _sorted_join(value, separator)
 
 
 def _args(node: exp.Anonymous) -> list[exp.Expr]:
@@ -156,17 +156,17 @@ def _bigquery_timestamp(node: exp.Anonymous) -> exp.Expr:
 def _string_agg(node: exp.Anonymous) -> exp.Expr:
     value = _args(node)[0]
     ordered = exp.Order(this=value, expressions=[exp.Ordered(this=value.copy())])
-    return exp.GroupConcat(this=ordered, separator=exp.Literal.string(","))
+    return exp.GroupConcat(this=ordered, separator=_args(node)[1])
 
 
 def _listagg(node: exp.Anonymous) -> exp.Expr:
     value = _args(node)[0]
-    joined = _call("LISTAGG", value, exp.Literal.string(","))
+    joined = _call("LISTAGG", value, _args(node)[1])
     return exp.WithinGroup(this=joined, expression=exp.Order(expressions=[exp.Ordered(this=value.copy())]))
 
 
 def _array_join(node: exp.Anonymous) -> exp.Expr:
-    return _call("ARRAY_JOIN", _call("ARRAY_SORT", _call("COLLECT_LIST", *_args(node))), exp.Literal.string(","))
+    return _call("ARRAY_JOIN", _call("ARRAY_SORT", _call("COLLECT_LIST", _args(node)[0])), _args(node)[1])
 
 
 _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
