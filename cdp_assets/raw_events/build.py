@@ -145,9 +145,7 @@ def _counts(warehouse: Warehouse, keys: list[str], placed: ir.Table) -> dict[str
 
     lines = per_window(placed)
     accepted, duplicates, quarantined = (per_window(warehouse.table(t.ref)) for t in (MESSAGES, DUPLICATES, QUARANTINE))
-    return {
-        key: Counts(lines.get(key, 0), accepted.get(key, 0), duplicates.get(key, 0), quarantined.get(key, 0)) for key in keys
-    }
+    return {key: Counts(lines.get(key, 0), accepted.get(key, 0), duplicates.get(key, 0), quarantined.get(key, 0)) for key in keys}
 
 
 # -- late files ------------------------------------------------------------------------------------------------------

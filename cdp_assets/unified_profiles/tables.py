@@ -53,7 +53,7 @@ def external_id_mapping_updates(schema: str) -> TableSpec:
             "id": "string",
             "__operation": "string",
         },
-        "Append-only: an identifier is attached to the profile of its event.",
+        "Append-only: an identifier is attached to the profile of its event, or shown again after another of its type.",
         subject="segment_id",
         personal=("external_id_value",),
     )
@@ -168,7 +168,7 @@ def _known(table: ir.Table, as_of: dt.datetime) -> ir.Table:
     return table.filter(table.received_at < timestamp_literal(as_of))
 
 
-def _latest(table: ir.Table, by: list[str]) -> ir.Table:
+def latest(table: ir.Table, by: list[str]) -> ir.Table:
     """The row with the highest seq per key."""
     ranked = table.mutate(_rank=ibis.row_number().over(group_by=by, order_by=ibis.desc("seq")))
     return ranked.filter(ranked._rank == 0).drop("_rank")
@@ -177,7 +177,7 @@ def _latest(table: ir.Table, by: list[str]) -> ir.Table:
 def canonical_ids_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
     """(segment_id, canonical_segment_id): every profile created by then and the profile that it was part of."""
     updates = warehouse.table(id_graph_updates(profile_schema(graph)).ref)
-    return _latest(_known(updates, as_of), ["segment_id"]).select("segment_id", "canonical_segment_id")
+    return latest(_known(updates, as_of), ["segment_id"]).select("segment_id", "canonical_segment_id")
 
 
 def profiles_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
@@ -190,7 +190,7 @@ def identifiers_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime
     """(canonical_segment_id, type, value, seq): one row per type and value; seq of the last event that carried it to the profile."""
     ids = canonical_ids_as_of(warehouse, graph, as_of)
     updates = _known(warehouse.table(external_id_mapping_updates(profile_schema(graph)).ref), as_of)
-    newest = _latest(updates, ["external_id_type", "external_id_value"])
+    newest = latest(updates, ["external_id_type", "external_id_value"])
     newest = newest.filter(newest["__operation"] != "REMOVED")
     joined = newest.join(ids, "segment_id")
     return joined.select("canonical_segment_id", type=joined.external_id_type, value=joined.external_id_value, seq=joined.seq)
@@ -200,7 +200,7 @@ def traits_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> 
     """(canonical_segment_id, name, value): traits from identify calls, the newest value per name, removed ones left out."""
     ids = canonical_ids_as_of(warehouse, graph, as_of)
     updates = _known(warehouse.table(TRAIT_UPDATES.ref), as_of).join(ids, "segment_id")
-    newest = _latest(updates, ["canonical_segment_id", "name"])
+    newest = latest(updates, ["canonical_segment_id", "name"])
     return newest.filter(newest.value.notnull()).select("canonical_segment_id", "name", "value")
 
 
@@ -208,7 +208,7 @@ def consent_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) ->
     """(canonical_segment_id, category, value): 'true', 'false' or 'conflict'. A category without a row was never collected: false."""
     states = _known(warehouse.table(CONSENT_STATES.ref), as_of)
     ids = canonical_ids_as_of(warehouse, graph, as_of)
-    newest = _latest(states, ["segment_id", "category"])
+    newest = latest(states, ["segment_id", "category"])
     canonical = ids.select("canonical_segment_id").distinct()
     return newest.join(canonical, newest.segment_id == canonical.canonical_segment_id).select(
         "canonical_segment_id", "category", "value"
