@@ -204,7 +204,7 @@ class MarketoTwin(Twin):
         for n, (row, key) in enumerate(zip(rows, keys, strict=True)):
             matches = found.get(key, []) if key is not None else []
             reason = "1002" if key is None else self._lead_error(row, fields, action, matches)
-            if reason is None and counts[key] > 1 and action != "createDuplicate" and keys.index(key) != n:
+            if reason is None and key is not None and counts[key] > 1 and action != "createDuplicate" and keys.index(key) != n:
                 reason = "1036"
             if reason is None and call.row_fails(row):
                 reason = (call.fault or {}).get("code", "1022")

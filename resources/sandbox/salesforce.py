@@ -556,9 +556,8 @@ def _user_is_known(form: Mapping[str, str]) -> bool:
 def _assertion_refusal(assertion: str, at: dt.datetime) -> tuple[str, str] | None:
     """The twin knows no certificate, so it judges the claims and the algorithm, not the signature."""
     try:
-        header, claims, _ = (
-            orjson.loads(base64.urlsafe_b64decode(part + "==")) if n < 2 else part for n, part in enumerate(assertion.split("."))
-        )
+        head, middle, _ = assertion.split(".")
+        header, claims = (orjson.loads(base64.urlsafe_b64decode(part + "==")) for part in (head, middle))
         expires = float(claims["exp"])
         known = header["alg"] == "RS256" and claims["iss"] == CLIENT_ID and claims["sub"] and claims["aud"]
     except (ValueError, KeyError, TypeError):

@@ -109,7 +109,7 @@ class Store:
             marks = ",".join("?" * len(chunk))
             rows = self._db.execute(
                 f"SELECT object, id, document, created_at, updated_at, {expression} FROM records "
-                f"WHERE {scope} AND {expression} IN ({marks}) ORDER BY id",
+                f"WHERE {scope} AND {expression} IN ({marks}) ORDER BY length(id), id",
                 chunk,
             )
             for row in rows:
@@ -142,10 +142,10 @@ class Store:
         self._db.executemany("DELETE FROM records WHERE system = ? AND object = ? AND id = ?", [(system, object, i) for i in ids])
 
     def records(self, system: str, object: str | None = None, limit: int = -1) -> list[Record]:
-        """Records of a system by object and id; ``limit`` -1 is all of them."""
+        """Records of a system by object, oldest first (ids grow); ``limit`` -1 is all of them."""
         rows = self._db.execute(
             "SELECT object, id, document, created_at, updated_at FROM records "
-            "WHERE system = ? AND (? IS NULL OR object = ?) ORDER BY object, id LIMIT ?",
+            "WHERE system = ? AND (? IS NULL OR object = ?) ORDER BY object, length(id), id LIMIT ?",
             (system, object, object, limit),
         )
         return [_record(row) for row in rows]
