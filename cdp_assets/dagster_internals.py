@@ -1,0 +1,207 @@
+"""The only module that imports private Dagster names, each behind one function with the reason why.
+
+Checked against dagster 1.13. When Dagster offers a public way, the function keeps its signature and its body becomes one line.
+What belongs here: writing check verdicts by partition, reading them back, requesting a backfill of exact partitions, and seeing
+whether one is under way. What does not: what is checked (``dagster_checks.py``) and when (``sensors/``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord, AssetCheckExecutionRecordStatus
+
+# Says which partitions a verdict speaks about when Dagster stores it without one.
+META_PARTITIONS: Final = "cdp/partitions"
+_NAMED: Final = 10
+
+
+# -- writing verdicts --------------------------------------------------------------------------------------------------
+
+
+def check_evaluations(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+    results_by_partition: Mapping[str, dg.AssetCheckResult],
+    *,
+    asset_key: dg.AssetKey,
+    check_name: str,
+    blocking: bool | None = None,
+) -> dg.AssetCheckResult:
+    """Record one verdict per partition, and return the one result for the caller to yield.
+
+    The result of a range run is stored without a partition, and every partition of it then stays *planned* for ever. So each
+    partition's verdict is logged beside it. Only the yielded result blocks; it passes when all partitions do, and its severity
+    is that of the worst partition that fails. Raises ValueError when there is nothing to report.
+    """
+    if not results_by_partition:
+        raise ValueError(f"check {check_name} of {asset_key.to_user_string()} has no partition to report")
+    own = context.partition_key if context.has_partition_key else None
+    logger: dg.OpExecutionContext = context.op_execution_context
+    for partition, result in results_by_partition.items():
+        if partition == own:
+            continue  # Dagster stores the yielded result for the run's own partition
+        logger.log_event(
+            AssetCheckEvaluation(
+                asset_key=asset_key,
+                check_name=check_name,
+                passed=result.passed,
+                metadata=result.metadata,
+                severity=result.severity,
+                description=result.description,
+                blocking=blocking,
+                partition=partition,
+            )
+        )
+    return _combined(results_by_partition, asset_key, check_name)
+
+
+def _combined(results: Mapping[str, dg.AssetCheckResult], asset_key: dg.AssetKey, check_name: str) -> dg.AssetCheckResult:
+    failing = [partition for partition, result in results.items() if not result.passed]
+    covered = {META_PARTITIONS: dg.MetadataValue.json(list(results))}
+    if len(results) == 1:
+        only = next(iter(results.values()))
+        return dg.AssetCheckResult(
+            asset_key=asset_key,
+            check_name=check_name,
+            passed=only.passed,
+            severity=only.severity,
+            description=only.description,
+            metadata={**only.metadata, **covered},
+        )
+    shown: dict[str, Any] = {}
+    severity = next(iter(results.values())).severity
+    if failing:
+        severities = {results[partition].severity for partition in failing}
+        severity = dg.AssetCheckSeverity.ERROR if dg.AssetCheckSeverity.ERROR in severities else dg.AssetCheckSeverity.WARN
+        shown = {**results[failing[0]].metadata, "failing partitions": len(failing)}
+    named = ", ".join(failing[:_NAMED]) + (", …" if len(failing) > _NAMED else "")
+    return dg.AssetCheckResult(
+        asset_key=asset_key,
+        check_name=check_name,
+        passed=not failing,
+        severity=severity,
+        description=f"{len(failing)} of {len(results)} partitions fail: {named}" if failing else None,
+        metadata={**shown, **covered},
+    )
+
+
+# -- reading verdicts --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CheckVerdict:
+    """The newest verdict on one partition of an asset (or on an unpartitioned asset).
+
+    ``planned``: a run that intended the check has not reported, and perhaps never will. ``event_id``: storage id of its event,
+    comparable with that of a materialisation; 0 when missing. ``timestamp``: seconds since the epoch, UTC.
+    """
+
+    status: Literal["passed", "failed", "planned", "missing"]
+    event_id: int = 0
+    run_id: str = ""
+    timestamp: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "passed"
+
+    def judged(self, run_id: str, event_id: int | None = None) -> bool:
+        """Whether it speaks about the materialisation of that run (or event) or a later one.
+
+        A step reports its checks before or after its materialisations, so within one run the order of events says nothing.
+        """
+        return self.status != "missing" and (self.run_id == run_id or (event_id is not None and self.event_id > event_id))
+
+
+_STATUS: Final[dict[AssetCheckExecutionRecordStatus, Literal["passed", "failed", "planned"]]] = {
+    AssetCheckExecutionRecordStatus.SUCCEEDED: "passed",
+    AssetCheckExecutionRecordStatus.FAILED: "failed",
+    AssetCheckExecutionRecordStatus.PLANNED: "planned",
+}
+
+
+def latest_check(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, check_name: str, partition: str | None = None
+) -> CheckVerdict:
+    """The newest verdict of a check on ``partition`` (None: of an unpartitioned asset).
+
+    A partition's own record decides. A newer record without a partition counts when it says that it covers the partition; one
+    that says nothing can close, never open: a pass of other partitions is no pass of this one.
+    """
+    key = dg.AssetCheckKey(asset_key, check_name)
+    storage = instance.event_log_storage
+    whole = storage.get_latest_asset_check_execution_by_key([key], PartitionKeyFilter(key=None)).get(key)
+    own = None
+    if partition is not None:
+        own = storage.get_latest_asset_check_execution_by_key([key], PartitionKeyFilter(key=partition)).get(key)
+    record = whole if partition is None else _newest(own, whole, partition)
+    if record is None:
+        return CheckVerdict("missing")
+    events = {info.partition_key: info for info in storage.get_asset_check_partition_info([key])}
+    stored = events.get(record.partition)
+    event_id = stored.latest_check_event_storage_id if stored is not None else 0
+    timestamp = record.event.timestamp if record.event else record.create_timestamp
+    return CheckVerdict(_STATUS[record.status], event_id, record.run_id, timestamp)
+
+
+def _newest(
+    own: AssetCheckExecutionRecord | None, whole: AssetCheckExecutionRecord | None, partition: str
+) -> AssetCheckExecutionRecord | None:
+    if whole is None or not _concerns(whole, partition):
+        return own
+    if own is None:
+        return whole
+    if own.run_id == whole.run_id:
+        # One run: the partition's own verdict is the exact one, unless it never came.
+        return whole if own.status is AssetCheckExecutionRecordStatus.PLANNED else own
+    return max(own, whole, key=lambda record: record.id)
+
+
+def _concerns(record: AssetCheckExecutionRecord, partition: str) -> bool:
+    covered = record.evaluation.metadata.get(META_PARTITIONS) if _evaluated(record) and record.evaluation else None
+    if covered is not None:
+        return partition in (covered.value if isinstance(covered.value, list) else ())
+    return record.status is AssetCheckExecutionRecordStatus.FAILED
+
+
+def _evaluated(record: AssetCheckExecutionRecord) -> bool:
+    return record.status is not AssetCheckExecutionRecordStatus.PLANNED
+
+
+# -- backfills ---------------------------------------------------------------------------------------------------------
+
+
+def subset_run_request(
+    keys_by_asset: Mapping[dg.AssetKey, tuple[dg.PartitionsDefinition | None, Sequence[str]]], tags: Mapping[str, str]
+) -> dg.RunRequest:
+    """A request that the sensor daemon turns into one backfill of exactly these partitions, different and gappy ones included.
+
+    ``keys_by_asset``: asset -> its partitions definition and keys (None and no keys for an unpartitioned asset). The sensor must
+    be declared with ``asset_selection=`` that holds every asset; a run key is not honoured, so the sensor remembers in its cursor.
+    Raises ValueError when no partition is asked for.
+    """
+    subsets = {
+        key: definition.subset_with_partition_keys(list(keys))
+        for key, (definition, keys) in keys_by_asset.items()
+        if definition is not None and keys
+    }
+    whole = {key for key, (definition, _) in keys_by_asset.items() if definition is None}
+    if not subsets and not whole:
+        raise ValueError("a backfill needs at least one partition")
+    subset = AssetGraphSubset(partitions_subsets_by_asset_key=subsets, non_partitioned_asset_keys=whole)
+    return dg.RunRequest.for_asset_graph_subset(subset, tags=dict(tags))
+
+
+def running_backfills(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> list[str]:
+    """Ids of the backfills with all of these tags that have not ended."""
+    under_way = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
+    # Tags are compared here: an in-memory instance does not find backfills by tag.
+    found = instance.get_backfills(filters=BulkActionsFilter(statuses=under_way))
+    return [backfill.backfill_id for backfill in found if tags.items() <= backfill.tags.items()]
