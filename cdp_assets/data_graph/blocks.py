@@ -120,12 +120,24 @@ def _explained(text: str, error: UnexpectedToken) -> HclSyntaxError:
     if error.token.type == "$END":
         opened = scan.misaligned[:1] or scan.unclosed[-1:] or [line]
         return HclSyntaxError(opened[0], "this block is not closed", "add its closing }")
+    header = _header_before(text, line)
+    if header:
+        return HclSyntaxError(header, "a '=' is missing, or a '{'", "write 'key = \"value\"', or 'block \"label\" {'")
     found = str(error.token).strip().split("\n")[0][:30]
     if not found:
         return HclSyntaxError(line, "unexpected end of the line", "write 'key = \"value\"'")
     if found.startswith("}"):
         return HclSyntaxError(line, "this } closes nothing", "remove it, or add the { that it closes")
     return HclSyntaxError(line, f"unexpected {found!r}", "write 'key = \"value\"' lines and 'block \"label\" { … }'")
+
+
+def _header_before(text: str, line: int) -> int:
+    """The line above that names something and gives it neither a value nor a body, or 0."""
+    lines = text.split("\n")
+    for number in range(line - 1, 0, -1):
+        if lines[number - 1].strip():
+            return number if re.fullmatch(r'\s*\w+(\s+"[^"]*")?\s*', lines[number - 1]) else 0
+    return 0
 
 
 def _scan(text: str) -> _Scan:

@@ -328,8 +328,8 @@ class _Reader:
             if not self.legacy:
                 self.error(block.line, "profile has no 'type'", f'add type = "{PROFILE_TYPES[0]}"')
             return PROFILE_TYPES[0]
-        if isinstance(written.value, Word) and self.legacy:
-            self.warn(written.line, f"'{written.name}' is not quoted", f'write type = "{PROFILE_TYPES[0]}"')
+        if isinstance(written.value, Word):
+            self._deprecated(written.line, f"'{written.name}' is not quoted", f'write type = "{PROFILE_TYPES[0]}"')
             text: str | None = written.value.text
         else:
             text = self._string(written)

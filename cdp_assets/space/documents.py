@@ -88,7 +88,7 @@ def read_yaml(text: str, file: str, *, first_line: int = 1) -> tuple[Document | 
         line = min(mark.line, text.rstrip("\n").count("\n")) if mark else 0
         said = str(error.problem or "this is not YAML")
         for start, message, remedy in _EXPLAINED:
-            if said.startswith(start):
+            if start in said:
                 return None, [Problem(file, first_line + line, message, remedy)]
         return None, [
             Problem(file, first_line + line, f"this is not YAML: {said}", "check indentation, quotes and brackets here")

@@ -124,7 +124,8 @@ def _explained(detail: ErrorDetails, path: Place, document: Document, model: typ
     if kind == "too_short":
         return f"{called} is empty", "write at least one item"
     message = detail["msg"].replace("Input should be", "must be").replace("String should", "must")
-    return f"{called} {message[0].lower()}{message[1:]}", "correct the value"
+    remedy = "write YYYY-MM-DD" if kind.startswith("date_") else "correct the value"
+    return f"{called} {message[0].lower()}{message[1:]}", remedy
 
 
 def _unknown_key(key: str, owners: list[type[BaseModel]], neighbours: Any) -> tuple[str, str]:

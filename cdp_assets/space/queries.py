@@ -14,7 +14,7 @@ from cdp_assets.space.models import SpaceConfig
 from cdp_assets.space.space import Problem, readable_schemas
 from resources.warehouse import UserQueryError, parse_user_query
 
-_AT = re.compile(r" at line (\d+), column \S+")
+_AT = re.compile(r" at line (\d+), column [^:\s]+")
 # Any instant: the text is only parsed.
 _PARAMETERS = {"as_of": dt.datetime(2000, 1, 1, tzinfo=dt.UTC)}
 

@@ -107,7 +107,7 @@ def _secrets(document: Document) -> Iterator[Problem]:
 
 def _owner(document: Document) -> Iterator[Problem]:
     owner = document.data.get("owner")
-    if isinstance(owner, str) and not _OWNER.fullmatch(owner):
+    if isinstance(owner, str) and "${" not in owner and not _OWNER.fullmatch(owner):
         yield Problem(document.file, document.line("owner"), "'owner' is no owner", "write an e-mail address or team:NAME")
 
 

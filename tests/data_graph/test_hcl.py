@@ -1,0 +1,438 @@
+"""Segment's data graph language: both forms, every rule, and back to text."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdp_assets.data_graph.hcl import parse_graph, print_graph
+from cdp_assets.data_graph.model import (
+    ColumnJoin,
+    DataGraph,
+    Entity,
+    ExternalIdJoin,
+    JunctionJoin,
+    Relationship,
+    TraitJoin,
+)
+from cdp_assets.space.space import Problem
+
+MINI = (Path(__file__).parents[1] / "fixtures/spaces/mini/data_graph.hcl").read_text()
+
+V1 = """data_graph {
+  version = "v1.0.0"
+  entity "account" {
+    name        = "Account"
+    table_ref   = "DB.CUST.ACCOUNT"
+    primary_key = "ID"
+  }
+  entity "cart" {
+    name               = "Cart"
+    table_ref          = "DB.CUST.CART"
+    primary_key        = "ID"
+    enrichment_enabled = true
+  }
+  entity "product" {
+    name        = "Product"
+    table_ref   = "DB.CUST.PRODUCT"
+    primary_key = "SKU"
+  }
+  profile {
+    profile_folder = "DB.PROFILES"
+    type           = "segment: materialized"
+    relationship "accounts" {
+      name           = "Accounts"
+      related_entity = "account"
+      external_id {
+        type     = "email"
+        join_key = "EMAIL"
+      }
+      relationship "carts" {
+        name           = "Carts"
+        related_entity = "cart"
+        join_on        = "account.ID = cart.ACCOUNT_ID"
+        relationship "products" {
+          name           = "Products"
+          related_entity = "product"
+          junction_table {
+            table_ref     = "DB.CUST.CART_PRODUCT"
+            primary_key   = "ID"
+            left_join_on  = "cart.ID = CART_ID"
+            right_join_on = "SKU = product.SKU"
+          }
+        }
+      }
+    }
+  }
+}
+"""
+
+# As on the slides of 2024: barewords, labels with spaces, aliases in any case, a relationship beside the one it joins to.
+SEED = """data_graph {
+  version = "v0.0.4"
+  profile {
+    profile_folder = "segment"
+    type = segment
+    relationship "Accounts" {
+      related_entity = "account"
+      external_id {
+        type = "email"
+        join_key = "email_id"
+      }
+    }
+    relationship: "Credit Card" {
+      related_entity = "credit_card"
+      join_on = "ACCOUNT.ID = credit_card.account_id"
+    }
+  }
+  entity "account" {
+    table_ref = "cust.account"
+    primary_key = "id"
+  }
+%s}
+"""
+CREDIT_CARD = """  entity "credit_card" {
+    table_ref = "cust.credit_card"
+    primary_key = "id"
+  }
+"""
+
+
+def parsed(text: str) -> DataGraph:
+    graph, problems = parse_graph(text)
+    assert graph is not None, problems
+    return graph
+
+
+def errors(text: str) -> list[Problem]:
+    graph, problems = parse_graph(text)
+    assert graph is None
+    return [problem for problem in problems if problem.level == "error"]
+
+
+def chain(nodes: int) -> str:
+    """A v1 graph with a path of so many nodes, counting the profile."""
+    lines, indent = [], "    "
+    for number in range(1, nodes):
+        join = 'trait {\nname = "t"\njoin_key = "id"\n}' if number == 1 else 'join_on = "a.parent = a.id"'
+        lines.append(f'{indent}relationship "r{number}" {{\nname = "R"\nrelated_entity = "a"\n{join}')
+    lines += ["}"] * (nodes - 1)
+    entity = 'entity "a" {\nname = "A"\ntable_ref = "d.s.a"\nprimary_key = "id"\n}'
+    profile = 'profile {\nprofile_folder = "d.p"\ntype = "segment:materialized"\n'
+    return f'data_graph {{\nversion = "v1.0.0"\n{entity}\n{profile}' + "\n".join(lines) + "\n}\n}\n"
+
+
+# -- both forms --------------------------------------------------------------------------------------------------------
+
+
+def test_ae1_1_a_v1_graph_has_its_nodes_joins_and_depth() -> None:
+    graph = parsed(V1)
+    nodes = list(graph.nodes())
+    assert [node.path for node in nodes] == ["accounts", "accounts:carts", "accounts:carts:products"]
+    assert 1 + max(node.path.count(":") + 1 for node in nodes) == 4
+    assert [node.join for node in nodes] == [
+        ExternalIdJoin("email", "EMAIL"),
+        ColumnJoin("ID", "ACCOUNT_ID"),
+        JunctionJoin("DB.CUST.CART_PRODUCT", "ID", "ID", "CART_ID", "SKU", "SKU"),
+    ]
+    assert graph.profile_type == "segment:materialized"
+    assert [entity.enrichment_enabled for entity in graph.entities] == [False, True, False]
+    assert [node.relationship.line for node in nodes] == [22, 29, 33]
+
+
+def test_ae1_2_six_nodes_are_accepted_and_seven_refused() -> None:
+    assert len(list(parsed(chain(6)).nodes())) == 5
+    (problem,) = errors(chain(7))
+    assert "'r6' is node 7" in problem.message
+    assert chain(7).split("\n")[problem.line - 1].strip().startswith('relationship "r6"')
+
+
+def test_an_early_graph_has_at_most_four_nodes() -> None:
+    assert parse_graph(chain(4).replace("v1.0.0", "v0.0.6"))[0] is not None
+    assert "at most 4" in errors(chain(5).replace("v1.0.0", "v0.0.6"))[0].message
+
+
+def test_ae1_5_the_seed_loads_with_warnings_and_nests_the_credit_card() -> None:
+    graph, problems = parse_graph(SEED % CREDIT_CARD)
+    assert graph is not None
+    assert {problem.level for problem in problems} == {"warning"}
+    assert [problem.line for problem in problems] == [2, 5, 6, 13, 13, 13]
+    assert [node.path for node in graph.nodes()] == ["accounts", "accounts:credit-card"]
+    node = graph.node("accounts:credit-card")
+    assert (node.relationship.name, node.entity.name) == ("Credit Card", "credit_card")
+    assert node.join == ColumnJoin("ID", "account_id")
+    assert (graph.profile_folder, graph.profile_type) == ("segment", "segment:materialized")
+
+
+def test_ae1_5_without_the_entity_the_seed_errs_naming_the_line() -> None:
+    (problem,) = errors(SEED % "")
+    assert (problem.line, problem.message) == (14, "entity 'credit_card' is not defined")
+
+
+def test_siblings_of_siblings_are_nested_in_a_chain() -> None:
+    text = SEED % (CREDIT_CARD + CREDIT_CARD.replace("credit_card", "transaction"))
+    text = text.replace(
+        '  }\n  entity "account"',
+        '    relationship "Transactions" {\n      related_entity = "transaction"\n'
+        '      join_on = "Credit_Card.id = transaction.card_id"\n    }\n  }\n  entity "account"',
+    )
+    assert [node.path for node in parsed(text).nodes()] == [
+        "accounts",
+        "accounts:credit-card",
+        "accounts:credit-card:transactions",
+    ]
+
+
+def test_a_sibling_that_could_belong_to_two_is_refused() -> None:
+    second = (
+        '    relationship "Other accounts" {\n      related_entity = "account"\n      trait {\n'
+        '        name = "x"\n        join_key = "x"\n      }\n    }\n'
+    )
+    text = (SEED % CREDIT_CARD).replace("    relationship: ", second + "    relationship: ")
+    assert any("directly below the profile and has join_on" in problem.message for problem in errors(text))
+
+
+def test_siblings_that_join_in_a_circle_are_refused() -> None:
+    text = (SEED % CREDIT_CARD).replace(
+        'external_id {\n        type = "email"\n        join_key = "email_id"\n      }',
+        'join_on = "credit_card.id = account.card_id"',
+    )
+    assert [("circle" in problem.message, problem.line) for problem in errors(text)] == [(True, 6), (True, 10)]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ('materialization = "none"', "segment:unmaterialized"),
+        ('materialization = "dbt"', "segment:dbt"),
+        ('type = "segment:unmaterialized"', "segment:unmaterialized"),
+        ("", "segment:materialized"),
+    ],
+)
+def test_early_ways_to_say_how_profiles_are_stored(written: str, meant: str) -> None:
+    assert parsed((SEED % CREDIT_CARD).replace("type = segment", written)).profile_type == meant
+
+
+def test_a_graph_of_entities_alone_needs_no_profile() -> None:
+    text = V1[: V1.index("  profile {")] + "}\n"
+    assert list(parsed(text).nodes()) == []
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "phrase"),
+    [
+        ('"v1.0.0"', '"v1.2.3"', 2, "unknown version"),
+        ('  version = "v1.0.0"\n', "\n", 1, "has no version"),
+        ('entity "cart"', 'entity "account"', 8, "defined twice, first on line 3"),
+        ('relationship "products"', 'relationship "accounts"', 33, "used twice, first on line 22"),
+        ("    }\n  }\n}", '    }\n  }\n  profile {\n    profile_folder = "x"\n  }\n}', 46, "a second profile"),
+        ('entity "product"', 'entity "The Product"', 14, "must be lower-case"),
+        ('related_entity = "cart"', 'related_entity = "crat"', 31, "entity 'crat' is not defined"),
+        ('"account.ID = cart.ACCOUNT_ID"', '"nobody.ID = cart.ACCOUNT_ID"', 32, "'nobody', which is not defined"),
+        ('"account.ID = cart.ACCOUNT_ID"', '"product.ID = cart.ACCOUNT_ID"', 32, "'product' instead of the parent's"),
+        ('"account.ID = cart.ACCOUNT_ID"', '"account.ID = product.ACCOUNT_ID"', 32, "'product' instead of this"),
+        ('"account.ID = cart.ACCOUNT_ID"', '"cart.ACCOUNT_ID = account.ID"', 32, "sides swapped"),
+        ('"account.ID = cart.ACCOUNT_ID"', '"ACCOUNT_ID"', 32, "not of the form"),
+        ('        join_on        = "account.ID = cart.ACCOUNT_ID"\n', "", 29, "no join_on or junction_table"),
+        (
+            "          junction_table {",
+            '          join_on = "cart.ID = product.ID"\n          junction_table {',
+            37,
+            "join_on and junction_table",
+        ),
+        ('"cart.ID = CART_ID"', '"CART_ID = cart.ID"', 39, "left_join_on"),
+        ('"SKU = product.SKU"', '"SKU = cart.SKU"', 40, "instead of this relationship's"),
+        (
+            "      external_id {",
+            '      trait {\n        name = "x"\n        join_key = "x"\n      }\n      external_id {',
+            29,
+            "more than one",
+        ),
+        ("      external_id {", '      join_on = "a.b = c.d"\n      external_id {', 25, "has join_on"),
+        (
+            "          junction_table {",
+            '          trait {\n            name = "x"\n            join_key = "x"\n          }\n          junction_table {',
+            36,
+            "nested and has trait",
+        ),
+        ("enrichment_enabled = true", 'enrichment_enabled = "true"', 12, "true or false"),
+        ('primary_key = "SKU"', 'primary_key = "SKU, SHOP"', 17, "must be one column"),
+        ('"DB.CUST.PRODUCT"', '"PRODUCT"', 16, "not a qualified table"),
+        ('name        = "Product"', "name        = 5", 15, "is a number"),
+        ('name        = "Product"', 'name        = "${x}"', 15, "${…}"),
+        ('name        = "Product"', 'naem        = "Product"', 15, "unknown attribute 'naem'"),
+        ('name        = "Product"', 'name        = "Product"\n    name        = "P"', 16, "set twice, first on line 15"),
+        ('type           = "segment: materialized"', "type           = segment", 21, "not quoted"),
+        ('type           = "segment: materialized"', 'type           = "segment:nothing"', 21, "unknown profile type"),
+        ('relationship "carts"', 'relationship: "carts"', 29, "has a colon"),
+        ("      external_id {", "      externalid {", 25, "unknown block 'externalid'"),
+        ('    table_ref   = "DB.CUST.PRODUCT"\n', "", 14, "no 'table_ref'"),
+    ],
+)
+def test_a_broken_rule_is_located(old: str, new: str, line: int, phrase: str) -> None:
+    assert V1.count(old) >= 1
+    found = errors(V1.replace(old, new, 1))
+    assert any(problem.line == line and phrase in problem.message for problem in found), found
+
+
+def test_a_profile_relationship_without_a_join_is_refused() -> None:
+    text = V1.replace('      external_id {\n        type     = "email"\n        join_key = "EMAIL"\n      }\n', "")
+    assert [(problem.line, "no external_id or trait" in problem.message) for problem in errors(text)] == [(22, True)]
+
+
+def test_a_relationship_outside_of_the_profile_is_refused() -> None:
+    text = V1.replace("  profile {", '  relationship "x" {\n  }\n  profile {', 1)
+    assert [problem.message for problem in errors(text)] == ["a relationship outside of the profile"]
+
+
+def test_all_errors_come_at_once_by_line() -> None:
+    text = V1.replace('"v1.0.0"', '"v3"').replace('primary_key = "SKU"', 'primary_key = ""').replace('"cart.ID = CART_ID"', '"x"')
+    assert [problem.line for problem in errors(text)] == [2, 17, 39]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "phrase"),
+    [
+        ("", 1, "no data_graph block"),
+        (V1.replace('"DB.CUST.CART"', '"DB.CUST.CART'), 10, "string is not closed"),
+        (V1.replace('    primary_key = "SKU"\n  }\n', '    primary_key = "SKU"\n'), 14, "block is not closed"),
+        (V1 + "}\n", 47, "closes nothing"),
+        (V1.replace("version =", "version"), 2, "a '=' is missing"),
+        ("{" * 500, 1, ""),
+        ("data_graph {\n" + "a {\n" * 100 + "}\n" * 101, 41, "nested more than"),
+    ],
+)
+def test_a_syntax_error_names_its_line(text: str, line: int, phrase: str) -> None:
+    (problem,) = errors(text)
+    assert problem.line == line
+    assert phrase in problem.message
+
+
+def test_comments_hide_nothing() -> None:
+    text = V1.replace('  entity "cart" {', '  # a "quote and a {\n  // another {\n  /* two\n lines } */\n  entity "cart" {')
+    assert parsed(text) == parsed(V1)
+
+
+# -- back to text ------------------------------------------------------------------------------------------------------
+
+
+def test_an_early_graph_prints_as_a_current_one() -> None:
+    graph = parsed(SEED % CREDIT_CARD)
+    text = print_graph(graph)
+    current, problems = parse_graph(text)
+    assert problems == ()
+    assert current == dataclasses.replace(graph, version="v1.0.0")
+
+
+slugs = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,8}", fullmatch=True)
+columns = st.from_regex(r"[A-Za-z_][A-Za-z0-9_$]{0,8}", fullmatch=True)
+texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(str.strip)
+odd_texts = texts | st.sampled_from(
+    ['"', "\\", "${a}", "%{ if", "$${", "a # b", "{", "}", "\n", "\r\nx", "\x00", "// x", "\u2028x"]
+).map(lambda text: text + "." if not text.strip() else text)
+tables = st.tuples(columns, columns, columns).map(".".join) | st.tuples(columns, columns).map(".".join)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> DataGraph:
+    names = draw(st.lists(slugs, min_size=1, max_size=4, unique=True))
+    entities = tuple(
+        Entity(slug, draw(odd_texts), draw(tables), draw(columns), draw(st.just("") | odd_texts), draw(st.booleans()))
+        for slug in names
+    )
+    unused = draw(st.lists(slugs, min_size=6, max_size=6, unique=True))
+
+    def joined(below_profile: bool) -> ExternalIdJoin | TraitJoin | ColumnJoin | JunctionJoin:
+        if below_profile:
+            return draw(st.builds(ExternalIdJoin, odd_texts, columns) | st.builds(TraitJoin, odd_texts, columns))
+        junction = st.builds(JunctionJoin, tables, columns, columns, columns, columns, columns)
+        return draw(st.builds(ColumnJoin, columns, columns) | junction)
+
+    def branches(depth: int) -> tuple[Relationship, ...]:
+        found = []
+        for _ in range(draw(st.integers(0, 2 if depth < 5 else 0))):
+            if unused:
+                found.append(
+                    Relationship(
+                        unused.pop(),
+                        draw(odd_texts),
+                        draw(st.sampled_from(names)),
+                        joined(depth == 0),
+                        branches(depth + 1),
+                        draw(st.just("") | odd_texts),
+                    )
+                )
+        return tuple(found)
+
+    kind = draw(st.sampled_from(["segment:materialized", "segment:unmaterialized", "segment:dbt"]))
+    return DataGraph("v1.0.0", draw(columns), kind, entities, branches(0))
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs())
+def test_what_is_printed_reads_as_the_same_graph(graph: DataGraph) -> None:
+    read, problems = parse_graph(print_graph(graph))
+    assert [problem for problem in problems if problem.level == "error"] == []
+    assert read == graph
+
+
+# -- any text ----------------------------------------------------------------------------------------------------------
+
+TOKENS = (
+    "{",
+    "}",
+    '"',
+    "=",
+    ":",
+    "#",
+    "/*",
+    "${",
+    "%{",
+    "\\",
+    "<<E\n",
+    "[",
+    "true",
+    "\n",
+    "relationship: ",
+    "entity",
+    "join_on",
+    "\x00",
+    "é",
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([MINI, V1, SEED % CREDIT_CARD]),
+    st.lists(
+        st.tuples(st.sampled_from(["drop", "repeat", "swap", "insert", "cut"]), st.integers(0, 999), st.integers(0, 999)),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_a_mutilated_graph_is_read_or_refused_with_a_place(text: str, edits: list[tuple[str, int, int]]) -> None:
+    for kind, first, second in edits:
+        parts = text.split("\n") if first % 2 else text.split(" ")
+        joint = "\n" if first % 2 else " "
+        one, two = first % len(parts), second % len(parts)
+        if kind == "drop":
+            del parts[one]
+        elif kind == "repeat":
+            parts.insert(two, parts[one])
+        elif kind == "swap":
+            parts[one], parts[two] = parts[two], parts[one]
+        elif kind == "insert":
+            parts.insert(one, TOKENS[second % len(TOKENS)])
+        else:
+            parts[one] = parts[one][: second % (len(parts[one]) + 1)]
+        text = joint.join(parts) or " "
+    graph, problems = parse_graph(text)
+    assert (graph is None) == any(problem.level == "error" for problem in problems)
+    assert all(1 <= problem.line <= text.count("\n") + 1 and problem.message and problem.remedy for problem in problems)
