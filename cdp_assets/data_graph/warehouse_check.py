@@ -171,4 +171,4 @@ def family(dtype: ibis_types.DataType) -> str:
         return "boolean"
     if dtype.is_date() or dtype.is_timestamp():
         return "date"
-    return str(dtype.name).lower()
+    return type(dtype).__name__.lower()
