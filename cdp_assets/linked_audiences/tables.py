@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ibis.expr.types as ir
+
 from cdp_assets.space.builds import builds_spec
-from resources.warehouse import TableRef, TableSpec
+from resources.warehouse import TableRef, TableSpec, Warehouse
 
 SCHEMA = "linked_audiences"
 
@@ -34,3 +36,10 @@ PATH_ROWS = TableSpec(
 BUILDS = builds_spec(SCHEMA)
 
 TABLES = (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, PATH_ROWS, BUILDS)
+
+
+def stored_members(warehouse: Warehouse, audience: str, partition_key: str) -> ir.Table:
+    """(canonical_segment_id): the members of an audience in one partition."""
+    members = warehouse.table(AUDIENCE_MEMBERS.ref)
+    kept = members.filter((members.audience == audience) & (members.partition_key == partition_key))
+    return kept.select("canonical_segment_id")

@@ -1,0 +1,290 @@
+"""Builds the audiences of a space for one window, those that others refer to first; one that fails, fails alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import reduce
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
+from cdp_assets.computed_traits.tables import stored_values
+from cdp_assets.data_graph.model import TraitJoin
+from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, People, compile_audience, events_of, nodes_of
+from cdp_assets.linked_audiences.tables import (
+    AUDIENCE_CONTEXT,
+    AUDIENCE_MEMBERS,
+    BUILDS,
+    PATH_ROWS,
+    SCHEMA,
+    TABLES,
+    stored_members,
+)
+from cdp_assets.space.builds import record_build
+from cdp_assets.space.errors import cause
+from cdp_assets.space.models import Audience, AudienceCondition, TraitCondition
+from cdp_assets.space.operators import ConditionError
+from cdp_assets.space.space import Space
+from cdp_assets.space.time import Window
+from cdp_assets.unified_profiles.tables import canonical_ids_as_of
+from resources.warehouse import TableRef, Warehouse, naive_utc, timestamp_literal
+
+
+@dataclass(frozen=True)
+class AudienceResult:
+    """What became of an audience.
+
+    members: profiles; entities: distinct (profile, path, entity) of its context; entered and left: profiles since its newest
+    earlier build (the previous build of the same partition, or else of an earlier as_of; everybody at the first), a profile that
+    merged counting as the one that it is part of now. ``error``: why it failed; ``skipped_because``: what it needed and did not
+    get. In both cases its previous partition is kept and the counts are 0.
+    """
+
+    members: int = 0
+    entities: int = 0
+    entered: int = 0
+    left: int = 0
+    error: str | None = None
+    skipped_because: str | None = None
+
+    @property
+    def built(self) -> bool:
+        return self.error is None and self.skipped_because is None
+
+
+def audiences_of(audience: Audience) -> list[str]:
+    """Audiences that an audience refers to, in order of mention."""
+    return _mentioned(c.audience for g in audience.groups for c in g.conditions if isinstance(c, AudienceCondition))
+
+
+def traits_of(space: Space, audience: Audience) -> list[str]:
+    """Computed traits that an audience reads, in conditions or joins, in order of mention. Raises ConditionError."""
+    named = [c.trait for g in audience.groups for c in g.conditions if isinstance(c, TraitCondition)]
+    named += [node.join.name for node in nodes_of(space.graph, audience) if isinstance(node.join, TraitJoin)]
+    return _mentioned(name for name in named if name in space.traits)
+
+
+def _mentioned(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def in_order(space: Space, keys: Iterable[str]) -> list[str]:
+    """``keys`` with those that others refer to first. Raises ConditionError for a circle."""
+    wanted = list(keys)
+    done: list[str] = []
+
+    def visit(key: str, above: tuple[str, ...]) -> None:
+        if key in above:
+            raise ConditionError(f"audiences refer to each other in a circle: {' -> '.join((*above[above.index(key) :], key))}")
+        if key in done or key not in space.audiences:
+            return
+        for other in audiences_of(space.audiences[key]):
+            visit(other, (*above, key))
+        done.append(key)
+
+    for key in wanted:
+        visit(key, ())
+    return [key for key in done if key in wanted]
+
+
+@dataclass
+class _Build:
+    """What all audiences of one build share."""
+
+    warehouse: Warehouse
+    space: Space
+    window: Window
+    as_of: dt.datetime
+    loaded_at: dt.datetime
+    run_id: str
+    revisions: Mapping[str, str]
+    people: People
+    counts: dict[TableRef, int] = field(default_factory=dict)
+
+    def compiled(self, key: str) -> CompiledAudience:
+        return compile_audience(
+            self.warehouse,
+            self.space,
+            self.space.audiences[key],
+            self.as_of,
+            members_of=lambda other: stored_members(self.warehouse, other, self.window.key),
+            trait_values=lambda trait: stored_values(self.warehouse, trait, self.window.key),
+            people=self.people,
+        )
+
+
+def build_audiences(
+    warehouse: Warehouse,
+    space: Space,
+    keys: Sequence[str],
+    window: Window,
+    as_of: dt.datetime,
+    loaded_at: dt.datetime,
+    run_id: str,
+    revisions: Mapping[str, str],
+    failed_traits: frozenset[str] = frozenset(),
+) -> dict[str, AudienceResult]:
+    """Compute the audiences ``keys`` as of ``as_of`` and replace their rows of the window's partition, one transaction each.
+
+    Members and context, the row counts of the tables on each audience's paths, and the record of the build. An audience that
+    fails keeps its previous partition; one that refers to an audience or a computed trait that failed now, or that the partition
+    does not have, is skipped with that reason. Results are in the order of ``keys``. Raises ConditionError for audiences in a circle.
+    """
+    warehouse.ensure(*TABLES)
+    ordered = in_order(space, keys)
+    results: dict[str, AudienceResult] = {}
+    with ExitStack() as stack:
+        # Shared by several audiences: read once. For one alone the engine does better with the whole query.
+        shared = len(ordered) > 1
+        people = People(
+            warehouse,
+            space.graph,
+            as_of,
+            events=[event for key in ordered for event in events_of(space.audiences[key])],
+            keep=(lambda e: stack.enter_context(warehouse.staged(e))) if shared else (lambda e: e),
+        )
+        build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people)
+        there = _built_already(warehouse, window)
+        for key in ordered:
+            try:
+                reason = _missing(space, key, results, failed_traits, there)
+                results[key] = AudienceResult(skipped_because=reason) if reason else _build_one(build, key)
+            except Exception as error:  # noqa: BLE001 - whatever one audience raises must not reach the others
+                results[key] = AudienceResult(error=cause(error))
+    return {key: results[key] for key in keys}
+
+
+def _built_already(warehouse: Warehouse, window: Window) -> set[tuple[str, str]]:
+    """("trait" | "audience", key) of what the partition has, from this build or an earlier one."""
+    found = set()
+    for kind, spec in (("trait", TRAIT_BUILDS), ("audience", BUILDS)):
+        if not warehouse.has(spec.ref):
+            continue
+        builds = warehouse.table(spec.ref)
+        rows = warehouse.rows(builds.filter(builds.partition_key == window.key).select("asset"), 100_000)
+        found |= {(kind, row["asset"]) for row in rows}
+    return found
+
+
+def _missing(
+    space: Space,
+    key: str,
+    results: Mapping[str, AudienceResult],
+    failed_traits: frozenset[str],
+    there: set[tuple[str, str]],
+) -> str | None:
+    """Why the audience cannot be built now, or None."""
+    for trait in traits_of(space, space.audiences[key]):
+        if trait in failed_traits:
+            return f"trait {trait} failed"
+        if ("trait", trait) not in there:
+            return f"trait {trait} is not built for this partition"
+    for other in audiences_of(space.audiences[key]):
+        if other in results:
+            if not results[other].built:
+                return f"audience {other} {'failed' if results[other].error else 'was skipped'}"
+        elif ("audience", other) not in there:
+            return f"audience {other} is not built for this partition"
+    return None
+
+
+def _build_one(build: _Build, key: str) -> AudienceResult:
+    warehouse = build.warehouse
+    compiled = build.compiled(key)
+    with warehouse.staged(compiled.members) as members:
+        path_rows = _path_rows(build, compiled.tables)
+        counts = _changes(build, key, members)
+        stamp = {
+            "audience": ibis.literal(key),
+            "partition_key": ibis.literal(build.window.key),
+            "as_of": timestamp_literal(build.as_of),
+            "revision": ibis.literal(build.revisions[key]),
+        }
+        with warehouse.transaction():
+            for spec in (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, PATH_ROWS):
+                warehouse.delete(spec.ref, [("audience", "=", key), ("partition_key", "=", build.window.key)])
+            warehouse.insert(AUDIENCE_MEMBERS.ref, members.mutate(**stamp))
+            warehouse.insert(AUDIENCE_CONTEXT.ref, compiled.context_of(members).mutate(**stamp))
+            warehouse.append(PATH_ROWS.ref, _path_row_table(build, key, path_rows))
+            entities = _entities(build, key)
+            record_build(
+                warehouse,
+                SCHEMA,
+                asset=key,
+                partition_key=build.window.key,
+                as_of=build.as_of,
+                revision=build.revisions[key],
+                run_id=build.run_id,
+                rows=counts["members"],
+                loaded_at=build.loaded_at,
+            )
+    return AudienceResult(counts["members"], entities, counts["entered"], counts["departed"])
+
+
+def _changes(build: _Build, key: str, members: ir.Table) -> dict[str, int]:
+    """members, entered, departed: the new members against those of the newest earlier build."""
+    warehouse = build.warehouse
+    now = members.select(PROFILE, was=ibis.literal(0), now=ibis.literal(1))
+    earlier = _earlier_partition(build, key)
+    if earlier is not None:
+        old = stored_members(warehouse, key, earlier)
+        ids = canonical_ids_as_of(warehouse, build.space.graph, build.as_of)
+        # A profile that merged since is, for the comparison, who it is part of now.
+        then = old.left_join(ids, old[PROFILE] == ids["segment_id"])
+        person = ibis.coalesce(then["canonical_segment_id_right"], then["canonical_segment_id"])
+        now = now.union(then.select(**{PROFILE: person}, was=ibis.literal(1), now=ibis.literal(0)))
+    merged = now.group_by(PROFILE).aggregate(was=now["was"].max(), now=now["now"].max())
+    counted = merged.aggregate(
+        members=merged.count(where=merged["now"] == 1),
+        entered=merged.count(where=(merged["now"] == 1) & (merged["was"] == 0)),
+        departed=merged.count(where=(merged["now"] == 0) & (merged["was"] == 1)),
+    )
+    return {name: int(value or 0) for name, value in warehouse.rows(counted, 1)[0].items()}
+
+
+def _earlier_partition(build: _Build, key: str) -> str | None:
+    """The partition of the audience's newest earlier build: this one when it is rebuilt, else the newest of an earlier as_of."""
+    builds = build.warehouse.table(BUILDS.ref)
+    mine = builds.filter(builds.asset == key)
+    earlier = mine.filter((mine.partition_key == build.window.key) | (mine.as_of < timestamp_literal(build.as_of)))
+    this = ibis.ifelse(earlier.partition_key == build.window.key, 0, 1)
+    rows = build.warehouse.rows(earlier.mutate(this=this).order_by("this", ibis.desc("as_of")).select("partition_key"), 1)
+    return rows[0]["partition_key"] if rows else None
+
+
+def _path_rows(build: _Build, tables: Sequence[TableRef]) -> dict[TableRef, int]:
+    """Row counts, one query for those that no audience of this build had asked for."""
+    unknown = [ref for ref in tables if ref not in build.counts]
+    if unknown:
+        sized = [
+            build.warehouse.table(ref).aggregate(rows=ibis._.count()).mutate(at=ibis.literal(i)) for i, ref in enumerate(unknown)
+        ]
+        rows = build.warehouse.rows(reduce(lambda left, right: left.union(right), sized), len(unknown))
+        build.counts.update({unknown[row["at"]]: int(row["rows"]) for row in rows})
+    return {ref: build.counts[ref] for ref in tables}
+
+
+def _path_row_table(build: _Build, key: str, path_rows: Mapping[TableRef, int]) -> pa.Table:
+    rows = [
+        {
+            "audience": key,
+            "partition_key": build.window.key,
+            "as_of": naive_utc(build.as_of),
+            "revision": build.revisions[key],
+            "table_name": str(ref),
+            "rows": count,
+        }
+        for ref, count in path_rows.items()
+    ]
+    return pa.Table.from_pylist(rows, PATH_ROWS.schema.to_pyarrow())
+
+
+def _entities(build: _Build, key: str) -> int:
+    context = build.warehouse.table(AUDIENCE_CONTEXT.ref)
+    mine = context.filter((context.audience == key) & (context.partition_key == build.window.key))
+    return build.warehouse.count(mine.select(PROFILE, "path", "entity_id").distinct())
