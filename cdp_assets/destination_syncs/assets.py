@@ -1,0 +1,222 @@
+"""Dagster side of the destination_syncs room: one asset per activation, reconciled with the ledger and delivered.
+
+A sync sends only from materialisations whose checks passed: those of the very audience build and payload build that it reads. Missing,
+planned, failed or older verdicts count as not passed.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+
+from cdp_assets.activation_payloads import checks as payload_checks
+from cdp_assets.activation_payloads.tables import PAYLOAD_BUILDS
+from cdp_assets.dagster_checks import check_result
+from cdp_assets.dagster_internals import latest_check
+from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, is_backfill, room_spec
+from cdp_assets.destination_syncs.accounting import SyncResult
+from cdp_assets.destination_syncs.journal import Journal, open_journal
+from cdp_assets.destination_syncs.keys import consenting
+from cdp_assets.destination_syncs.plan import SyncRequest
+from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
+from cdp_assets.destination_syncs.tables import LEDGER
+from cdp_assets.linked_audiences import checks as audience_checks
+from cdp_assets.quality import RuleResult
+from cdp_assets.space.models import Activation
+from cdp_assets.space.revisions import definition_revision
+from cdp_assets.space.space import Space
+from cdp_assets.unified_profiles import checks as profile_checks
+from resources.destinations.open import account_of, open_destination
+from resources.destinations.registry import capabilities
+from resources.instance import pool_of
+from resources.space import SpaceResource
+from resources.warehouse import Warehouse, WarehouseError
+
+ROOM = "destination_syncs"
+ACCOUNTED = "every_key_accounted_for"
+# Consent is read as of the latest accepted event, whatever the build's as_of.
+END_OF_TIME = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+
+# Takes in landing files that are listed but unread, so that a withdrawal of consent that has landed is known before anything is sent.
+TakeInLanding = Callable[[dg.AssetExecutionContext, SpaceResource, Space, Warehouse], None]
+
+
+def build_sync_assets(space: Space, take_in_landing: TakeInLanding) -> list[dg.AssetsDefinition]:
+    return [_asset(space, key, activation, take_in_landing) for key, activation in space.activations.items()]
+
+
+def _asset(space: Space, key: str, activation: Activation, take_in_landing: TakeInLanding) -> dg.AssetsDefinition:
+    asset = asset_key(space.name, ROOM, key)
+    destination = space.config.destinations[activation.destination]
+    spec = room_spec(
+        space.config,
+        ROOM,
+        key,
+        description=(
+            f"{activation.description or activation.name}\n\nReconciles the payloads with the ledger and delivers to "
+            f"`{activation.destination}`. First run: {activation.first_run}. On a changed definition: {activation.on_definition_change}."
+        ),
+        table=LEDGER,
+        deps=[asset_key(space.name, "activation_payloads", key)],
+        owner=activation.owner,
+        code_version=definition_revision(space, key),
+        kinds=[destination.type],
+    )
+    accounted = dg.AssetCheckSpec(
+        ACCOUNTED,
+        asset=asset,
+        description="considered = unchanged + delivered + rejected + waiting + unknown + withheld + held, each counted from its own rows.",
+    )
+
+    @dg.multi_asset(name=f"{space.name}__sync__{key}", specs=[spec], check_specs=[accounted], pool=pool_of(space.name))
+    def _assets(context: dg.AssetExecutionContext, space: SpaceResource) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        loaded = space.load()
+        current = loaded.activations[key]
+        account = account_of(loaded.config.destinations[current.destination])
+        with space.open(loaded, on_wait=context.log.info) as warehouse:
+            failed = failed_checks(context.instance, warehouse, loaded, current)
+        request = request_of(
+            loaded,
+            current,
+            run_id=context.run.run_id,
+            backfill=is_backfill(context.run.tags),
+            failed_checks=tuple(failed),
+            history_knows=history_knows(context.instance, asset, account),
+        )
+        with open_journal(space.paths().journal_url(loaded.name)) as journal:
+            around = surroundings_of(
+                space, loaded, current, journal, before_plan=lambda warehouse: take_in_landing(context, space, loaded, warehouse)
+            )
+            result = sync_activation(request, around)
+        if result.hold:
+            context.log.warning(f"held: {result.hold}. {result.hold_detail} Lift it with: cdp release {key}")
+        yield dg.MaterializeResult(asset, metadata=_metadata(result, account))
+        yield check_result(asset, ACCOUNTED, [_accounting(result)])
+
+    return _assets
+
+
+def request_of(loaded: Space, activation: Activation, *, run_id: str, **given: Any) -> SyncRequest:
+    """The sync to make of an activation now; ``given`` are further fields of SyncRequest."""
+    config = loaded.config.destinations[activation.destination]
+    return SyncRequest(
+        activation=activation,
+        account=account_of(config),
+        capabilities=capabilities(config.type),
+        graph=loaded.graph,
+        run_id=run_id,
+        now=dt.datetime.now(dt.UTC),
+        consent_at=END_OF_TIME,
+        active=frozenset(loaded.activations),
+        **given,
+    )
+
+
+def surroundings_of(
+    space: SpaceResource,
+    loaded: Space,
+    activation: Activation,
+    journal: Journal,
+    *,
+    before_plan: Callable[[Warehouse], None] | None = None,
+) -> Surroundings:
+    """The warehouse, journal, destination and clock that a sync of the activation uses."""
+    config = loaded.config.destinations[activation.destination]
+    return Surroundings(
+        open_warehouse=lambda: space.open(loaded),
+        journal=journal,
+        connect=lambda: open_destination(config),
+        clock=lambda: dt.datetime.now(dt.UTC),
+        before_plan=before_plan,
+        consent_now=_consent_reader(space, loaded, activation),
+    )
+
+
+def _metadata(result: SyncResult, account: str) -> dict:
+    summary = result.to_json()
+    table = ["| outcome | keys |", "|---|---:|", f"| considered | {result.considered} |"]
+    for outcome in ("unchanged", "delivered", "rejected", "waiting", "unknown"):
+        table.append(f"| {outcome} | {summary[outcome]} |")
+    for outcome in ("withheld", "held"):
+        table += [f"| {outcome}: {reason} | {count} |" for reason, count in summary[outcome].items()] or [f"| {outcome} | 0 |"]
+    return {
+        "accounting": dg.MetadataValue.md("\n".join(table)),
+        "account": account,
+        "considered": result.considered,
+        "delivered": result.delivered,
+        "rejected": result.rejected,
+        "operations": dg.MetadataValue.json(summary["operations"]),
+        "hold": result.hold or "none",
+        "batches": result.batches,
+        META_AS_OF: format_instant(dt.datetime.now(dt.UTC)),
+    }
+
+
+def _accounting(result: SyncResult) -> RuleResult:
+    return RuleResult(
+        rule="considered = sum of outcomes",
+        passed=result.considered == result.accounted,
+        failing=abs(result.considered - result.accounted),
+        rows=result.considered,
+        detail=f"considered {result.considered}, accounted {result.accounted}",
+    )
+
+
+def _consent_reader(space: SpaceResource, loaded: Space, activation: Activation) -> Callable[[Sequence[str]], set[str]] | None:
+    """Reads consent again before a batch. When the warehouse cannot be read, nobody consents: the batch is withheld until the next sync."""
+    if activation.consent.subject == "none":
+        return None
+
+    def agreed(ids: Sequence[str]) -> set[str]:
+        try:
+            with space.open(loaded, wait=30) as warehouse:
+                table = consenting(warehouse, loaded.graph, activation.consent.categories, END_OF_TIME)
+                column = table.columns[0]
+                rows = warehouse.rows(table.filter(table[column].isin(list(ids))).select(column), len(ids) + 1)
+                return {row[column] for row in rows}
+        except WarehouseError:
+            return set()
+
+    return agreed
+
+
+def failed_checks(instance: dg.DagsterInstance, warehouse: Warehouse, space: Space, activation: Activation) -> list[str]:
+    """Checks on the activation's path that do not vouch for what would be sent, each with its state. Empty when all passed."""
+    builds = warehouse.table(PAYLOAD_BUILDS.ref)
+    rows = warehouse.rows(builds.filter(builds.activation == activation.key), 1)
+    if not rows:
+        return ["payloads were never built"]
+    build = rows[0]
+    wanted: list[tuple[dg.AssetKey, str, str | None, str | None]] = [
+        (asset_key(space.name, "unified_profiles", "user_identifiers"), profile_checks.ONE_PROFILE, None, None)
+    ]
+    if activation.audience:
+        audience = asset_key(space.name, "linked_audiences", activation.audience)
+        wanted.append((audience, audience_checks.MEMBERS, build["source_partition"], build["source_run_id"]))
+    payloads = asset_key(space.name, "activation_payloads", activation.key)
+    wanted += [(payloads, name, None, build["run_id"]) for name in payload_checks.names(space, activation.key)]
+    failed = []
+    for asset, name, partition, run_id in wanted:
+        verdict = latest_check(instance, asset, name, partition)
+        if not verdict.passed:
+            failed.append(f"{asset.path[-1]}:{name} {verdict.status}")
+        elif run_id is not None and not verdict.judged(run_id):
+            failed.append(f"{asset.path[-1]}:{name} judged another build")
+    return failed
+
+
+def history_knows(instance: dg.DagsterInstance, asset: dg.AssetKey, account: str) -> bool:
+    """Whether Dagster's history has an earlier sync of this activation at this account that considered anything."""
+    cursor = None
+    while True:
+        found = instance.fetch_materializations(asset, limit=100, cursor=cursor)
+        for record in found.records:
+            metadata = record.asset_materialization.metadata if record.asset_materialization else {}
+            considered = metadata.get("considered")
+            known = metadata.get("account")
+            if known is not None and known.value == account and considered is not None and considered.value:
+                return True
+        if not found.has_more:
+            return False
+        cursor = found.cursor

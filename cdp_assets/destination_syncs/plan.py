@@ -1,0 +1,668 @@
+"""Plan: reconcile the payloads with the ledger, and write down what this sync is going to do before anything is sent.
+
+The warehouse is open. One statement classifies every key (:mod:`keys`, :mod:`states`), the holds are found
+(:mod:`guardrails`), and one transaction writes the intents of the whole sync, what is recorded silently, and the sync's own row. Then the
+operations go to the delivery journal.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from cdp_assets.activation_payloads.tables import MESSAGE_ID_TOKEN, PAYLOAD_BUILDS, PAYLOADS, TIMESTAMP_TOKEN
+from cdp_assets.data_graph.model import DataGraph
+from cdp_assets.destination_syncs import guardrails, states
+from cdp_assets.destination_syncs.guardrails import Hold
+from cdp_assets.destination_syncs.journal import Journal
+from cdp_assets.destination_syncs.keys import Scope, considered_facts, counted_keys, drifted_rows
+from cdp_assets.destination_syncs.states import RANK, Effect, Op, Outcome, Policy
+from cdp_assets.destination_syncs.tables import (
+    ACTIVATION_STATE,
+    DELIVERY_STATE,
+    INTENTS,
+    KEY,
+    LEDGER,
+    ROOM_TABLES,
+    SYNCS,
+)
+from cdp_assets.space.models import Activation
+from resources.destinations import Capabilities
+from resources.warehouse import Condition, Warehouse, naive_utc, timestamp_literal
+from resources.warehouse import functions as fn
+
+
+class SyncError(Exception):
+    """A sync could not be planned. The message says what is missing and what to do."""
+
+
+@dataclass(frozen=True)
+class SyncRequest:
+    """A sync to make. Instants are aware UTC.
+
+    ``account``: where the messages go, ledger rows count for no other (``sandbox``, or the live account's name).
+    ``now``: when the sync starts. ``consent_at``: consent is read as of then (default ``now``).
+    ``backfill``: the run is a backfill. ``failed_checks``: blocking checks of the consumed materialisations that did not pass, or are
+    missing. ``history_knows``: Dagster's history has an earlier sync of this activation at this account.
+    ``active``: keys of all activations of the space, to notice a renamed one. ``resend_unknown``: send appends without answer again.
+    ``retiring``: exit everybody and end the activation.
+    """
+
+    activation: Activation
+    account: str
+    capabilities: Capabilities
+    graph: DataGraph | None
+    run_id: str
+    now: dt.datetime
+    consent_at: dt.datetime | None = None
+    backfill: bool = False
+    failed_checks: tuple[str, ...] = ()
+    history_knows: bool = False
+    active: Collection[str] | None = None
+    resend_unknown: bool = False
+    retiring: bool = False
+
+    @property
+    def policy(self) -> Policy:
+        return states.policy_of(
+            self.activation.trigger.when,
+            self.capabilities,
+            property_changes=self.activation.sync_property_changes,
+            resend_unknown=self.resend_unknown,
+            retiring=self.retiring,
+        )
+
+
+@dataclass(frozen=True)
+class Build:
+    """The newest build of the activation's payloads."""
+
+    as_of: dt.datetime
+    definition_revision: str
+    source: str
+    tables: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class State:
+    """What the activation last reconciled at the account. ``revision`` is None before the first reconciliation."""
+
+    destination: str = ""
+    source: str = ""
+    revision: str | None = None
+    as_of: dt.datetime | None = None
+    tables: Mapping[str, int] = field(default_factory=dict)
+    seq: int = 0
+    ledger_rows: int = 0
+    held: tuple[str, ...] = ()
+    held_at: dt.datetime | None = None
+    released: tuple[str, ...] = ()
+    release_action: str | None = None
+    released_at: dt.datetime | None = None
+    retired_at: dt.datetime | None = None
+
+
+@dataclass(frozen=True)
+class PlannedSync:
+    """A sync that is written down. ``operations``: how many the journal has to send. ``hold``: its reason, '' when none."""
+
+    activation: str
+    account: str
+    seq: int
+    token: str
+    run_id: str
+    hold: str
+    hold_detail: str
+    considered: int
+    unchanged: int
+    operations: int
+
+
+def plan_sync(warehouse: Warehouse, journal: Journal, request: SyncRequest) -> PlannedSync:
+    """Write the intents of a sync to the warehouse and its operations to the journal.
+
+    Everything that earlier syncs left in the journal must be settled before (:func:`settle.settle_all`; :func:`sync.plan` does).
+    Raises :class:`SyncError` when no payloads were built.
+    """
+    warehouse.ensure(*ROOM_TABLES)
+    key, account = request.activation.key, request.account
+    build = _build(warehouse, request)
+    all_states = _states(warehouse)
+    known = all_states.get((key, account))
+    state = known or State()
+    rows = _ledger_rows(warehouse, key, account)
+    early = _early_holds(request, build, known, all_states, rows, journal)
+    standing = guardrails.standing(early, state.released)
+    scope = _scope(request, build, state, first=known is None or state.revision is None, holds=early)
+    can_retract = request.capabilities.retract != "none"
+    considered = counted_keys(warehouse, scope, can_retract=can_retract)
+
+    facts = considered_facts(warehouse, scope, can_retract=can_retract)
+    with warehouse.staged(_with_episode(states.decide(facts, request.policy))) as decided:
+        numbers = _numbers(warehouse, decided)
+        standing = guardrails.standing([*early, *_exit_holds(request, state, numbers)], state.released)
+        hold = standing[0] if standing else None
+        settled_now = decided
+        if hold is not None:
+            passes = all(h.reason in guardrails.LETS_RETRACTS_PASS for h in standing)
+            settled_now = states.under_hold(decided, hold.reason, retracts_pass=passes)
+        seq = max(state.seq, journal.last_seq(key, account)) + 1
+        sync = PlannedSync(
+            activation=key,
+            account=account,
+            seq=seq,
+            token=_token(key, account, seq, request.run_id),
+            run_id=request.run_id,
+            hold=hold.reason if hold else "",
+            hold_detail="; ".join(h.detail for h in standing),
+            considered=considered,
+            unchanged=numbers["still_unchanged"] if hold else numbers["unchanged"],
+            operations=0,
+        )
+        journal.begin(sync.token, key, account, seq)
+        _write(warehouse, request, scope, settled_now, sync, state, build, standing, numbers)
+    return _journalled(warehouse, journal, request, sync)
+
+
+# -- what is known before ------------------------------------------------------------------------------------------------
+
+
+def _build(warehouse: Warehouse, request: SyncRequest) -> Build:
+    warehouse.ensure(PAYLOADS, PAYLOAD_BUILDS)
+    table = warehouse.table(PAYLOAD_BUILDS.ref)
+    rows = warehouse.rows(table.filter(table.activation == request.activation.key), 1)
+    if not rows:
+        raise SyncError(f"activation {request.activation.key} has no payloads; build them first")
+    row = rows[0]
+    return Build(
+        as_of=row["as_of"].replace(tzinfo=dt.UTC),
+        definition_revision=row["definition_revision"] or "",
+        source=row["source"] or "",
+        tables={name: int(n) for name, n in json.loads(row["tables"] or "{}").items()},
+    )
+
+
+def _states(warehouse: Warehouse) -> dict[tuple[str, str], State]:
+    found = {}
+    for row in warehouse.arrow(warehouse.table(ACTIVATION_STATE.ref)).to_pylist():
+        found[row["activation"], row["account"]] = State(
+            destination=row["destination"] or "",
+            source=row["source"] or "",
+            revision=row["definition_revision"],
+            as_of=row["as_of"].replace(tzinfo=dt.UTC) if row["as_of"] else None,
+            tables=json.loads(row["tables"] or "{}"),
+            seq=row["seq"] or 0,
+            ledger_rows=row["ledger_rows"] or 0,
+            held=tuple(json.loads(row["held"] or "[]")),
+            held_at=row["held_at"],
+            released=tuple(json.loads(row["released"] or "[]")),
+            release_action=row["release_action"],
+            released_at=row["released_at"],
+            retired_at=row["retired_at"],
+        )
+    return found
+
+
+def _ledger_rows(warehouse: Warehouse, activation: str, account: str) -> int:
+    ledger = warehouse.table(LEDGER.ref)
+    return warehouse.count(ledger.filter(ledger.activation == activation, ledger.account == account))
+
+
+def _early_holds(
+    request: SyncRequest,
+    build: Build,
+    known: State | None,
+    all_states: Mapping[tuple[str, str], State],
+    ledger_rows: int,
+    journal: Journal,
+) -> list[Hold]:
+    """The holds that need no look at the keys."""
+    if request.retiring:
+        return []
+    key, account = request.activation.key, request.account
+    state = known or State()
+    first = state.revision is None
+    holds = []
+    if request.backfill:
+        holds.append(Hold(guardrails.BACKFILL, "backfill", "a backfill sends nothing"))
+    if request.failed_checks:
+        holds.append(Hold(guardrails.CHECKS, "checks", "checks not passed: " + ", ".join(sorted(request.failed_checks))))
+    journalled = journal.last_seq(key, account)
+    never_known = known is None and (request.history_knows or journalled > 0 or ledger_rows > 0)
+    emptied = state.ledger_rows > 0 and ledger_rows == 0
+    if never_known or emptied or state.seq < journalled or guardrails.LEDGER_LOST in state.held:
+        holds.append(
+            Hold(guardrails.LEDGER_LOST, guardrails.LEDGER_LOST, "earlier syncs are known, but the ledger does not have them")
+        )
+    if state.as_of is not None and build.as_of < state.as_of:
+        detail = f"payloads as of {build.as_of.isoformat()}, reconciled as of {state.as_of.isoformat()}"
+        holds.append(Hold(guardrails.OLDER_AS_OF, guardrails.OLDER_AS_OF, detail))
+    if state.retired_at is not None:
+        holds.append(Hold(guardrails.RETIRED, guardrails.RETIRED, "the activation was retired"))
+    if first:
+        holds += _unlike_before(request, build, all_states)
+    elif state.destination != request.activation.destination:
+        detail = f"destination was {state.destination}, is {request.activation.destination}"
+        holds.append(Hold(guardrails.DESTINATION, f"destination:{request.activation.destination}", detail))
+    if not first and state.revision != build.definition_revision and request.activation.on_definition_change == "hold":
+        code = f"definition:{build.definition_revision}"
+        holds.append(Hold(guardrails.DEFINITION, code, "audience, graph or mapping changed since the last reconciliation"))
+    holds += guardrails.tables_guardrail(request.activation.guardrails, before=state.tables, now=build.tables)
+    return holds
+
+
+def _unlike_before(request: SyncRequest, build: Build, all_states: Mapping[tuple[str, str], State]) -> list[Hold]:
+    """An activation without a past here: has it one under another destination, or under another name?"""
+    key, account, destination = request.activation.key, request.account, request.activation.destination
+    for (other, _), state in sorted(all_states.items()):
+        if state.revision is None or state.retired_at is not None:
+            continue
+        if other == key and state.destination != destination:
+            detail = f"destination was {state.destination}, is {destination}"
+            return [Hold(guardrails.DESTINATION, f"destination:{destination}", detail)]
+    for (other, where), state in sorted(all_states.items()):
+        if state.revision is None or state.retired_at is not None or other == key or where != account:
+            continue
+        gone = request.active is not None and other not in request.active
+        if gone and state.destination == destination and state.source == build.source:
+            return [
+                Hold(
+                    guardrails.RENAMED, f"renamed:{other}", f"activation {other} is gone and had the same source and destination"
+                )
+            ]
+    return []
+
+
+def _scope(request: SyncRequest, build: Build, state: State, *, first: bool, holds: Sequence[Hold]) -> Scope:
+    activation = request.activation
+    redefined = state.revision is not None and state.revision != build.definition_revision
+    released = bool(state.release_action) and not guardrails.standing(holds, state.released)
+    if released:
+        rebase = state.release_action == "rebaseline"
+    elif first:
+        rebase = activation.first_run == "baseline"
+    else:
+        rebase = redefined and activation.on_definition_change == "rebaseline"
+    return Scope(
+        activation=activation.key,
+        account=request.account,
+        unit=activation.trigger.unit,
+        consent=activation.consent,
+        graph=request.graph,
+        as_of=build.as_of,
+        consent_at=request.consent_at or request.now,
+        now=request.now,
+        definition_revision=build.definition_revision,
+        retry_for=dt.timedelta(days=activation.retry_for_days),
+        rebase=rebase and not request.retiring,
+        desired=not request.retiring,
+    )
+
+
+# -- the keys ------------------------------------------------------------------------------------------------------------
+
+
+def _with_episode(decided: ir.Table) -> ir.Table:
+    return decided.mutate(next_episode=states.episode_of(decided))
+
+
+def _numbers(warehouse: Warehouse, decided: ir.Table) -> dict[str, int]:
+    """Counts of the classified keys. ``leaving``: in before and not now, whether that is sent or recorded; withdrawals not among them."""
+    counted = decided.filter(~decided.shadow)
+    unchanged = counted.outcome == Outcome.unchanged
+    moving = counted.effect.isin([Effect.arm, Effect.disarm, Effect.drop])
+    row = counted.aggregate(
+        present=(counted.present & ~counted.loser).sum(),
+        leaving=(counted.present & ~counted.loser & ~counted.desired & ~counted.closed).sum(),
+        unchanged=unchanged.sum(),
+        still_unchanged=(unchanged & ~moving).sum(),
+    )
+    return {name: int(value or 0) for name, value in warehouse.rows(row, 1)[0].items()}
+
+
+def _exit_holds(request: SyncRequest, state: State, numbers: Mapping[str, int]) -> list[Hold]:
+    if request.retiring:
+        return []
+    return guardrails.exits_guardrail(request.activation.guardrails, present=numbers["present"], leaving=numbers["leaving"])
+
+
+def _intents(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync: PlannedSync) -> ir.Table:
+    """The rows of INTENTS: every key that is not unchanged, with the message of those that are to be sent."""
+    keys = decided.filter((decided.outcome != Outcome.unchanged) & ~decided.shadow)
+    payloads = warehouse.table(PAYLOADS.ref)
+    newest = payloads.filter(payloads.activation == scope.activation).select(
+        p_unit="unit",
+        p_payload="payload",
+        p_exit="exit_payload",
+        p_retract="retract_payload",
+        p_identifiers="identifiers",
+    )
+    stored = warehouse.table(DELIVERY_STATE.ref)
+    mine = stored.filter(stored.activation == scope.activation, stored.account == scope.account)
+    mine = mine.select(
+        s_unit="unit",
+        s_key="destination_key",
+        s_exit="exit_payload",
+        s_retract="retract_payload",
+        s_identifiers="identifiers",
+    )
+    rows = keys.left_join(newest, [("now_unit", "p_unit")])
+    rows = rows.left_join(mine, [("unit", "s_unit"), ("destination_key", "s_key")])
+    adds, planned = rows.operation.isin([Op.enter, Op.change]), rows.outcome == Outcome.planned
+    message = ibis.cases((adds, rows.p_payload), (rows.operation == Op.exit, rows.s_exit), else_=rows.s_retract)
+    rows = rows.mutate(
+        adds=adds,
+        message=ibis.ifelse(planned, message, ibis.null("string")),
+        # An erased person's exit has nothing left to say, and nowhere to go.
+        empty=planned & message.isnull(),
+        message_hash=ibis.ifelse(adds, rows.payload_hash, fn.sha256(message)),
+    )
+    rows = rows.mutate(message_id=message_id_expression(rows, scope.activation, scope.account))
+    instant = scope.as_of.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    sent = rows.message.replace(MESSAGE_ID_TOKEN, rows.message_id).replace(TIMESTAMP_TOKEN, instant)
+    rank = ibis.cases(*((rows.operation == op, place) for op, place in RANK.items()), else_=9)
+    turn = ibis.row_number().over(group_by=["operation", "destination_key"], order_by=["unit"])
+    only = lambda column: ibis.ifelse(planned, column, ibis.null("string"))  # noqa: E731
+    return rows.select(
+        activation=ibis.literal(scope.activation),
+        account=ibis.literal(scope.account),
+        unit=rows.unit,
+        destination_key=rows.destination_key,
+        segment_id=rows.segment_id,
+        path=rows.path,
+        entity_id=rows.entity_id,
+        row_key=rows.row_key,
+        seq=ibis.literal(sync.seq, type="int64"),
+        subject_id=rows.subject_id,
+        resolved_segment_id=rows.now_id,
+        operation=rows.operation,
+        outcome=ibis.ifelse(rows.empty, str(Outcome.withheld), rows.outcome),
+        reason=ibis.ifelse(rows.empty, "no_identifier", ibis.ifelse(planned, "", rows.reason)),
+        detail=ibis.ifelse(planned, rows.reason, rows.detail),
+        message_id=ibis.ifelse(planned, rows.message_id, ibis.null("string")),
+        episode=rows.next_episode,
+        rank=rank,
+        turn=turn,
+        attempts=rows.attempts,
+        payload=sent,
+        payload_hash=ibis.ifelse(planned, rows.message_hash, rows.payload_hash),
+        exit_payload=only(ibis.ifelse(rows.adds, rows.p_exit, rows.s_exit)),
+        retract_payload=only(ibis.ifelse(rows.adds, rows.p_retract, rows.s_retract)),
+        identifiers=only(ibis.ifelse(rows.adds, rows.p_identifiers, rows.s_identifiers)),
+        definition_revision=ibis.literal(scope.definition_revision),
+        as_of=timestamp_literal(scope.as_of),
+        warning=ibis.null("string"),
+        not_before=rows.not_before,
+    )
+
+
+def message_id_expression(rows: ir.Table, activation: str, account: str) -> ir.StringValue:
+    """:func:`states.message_id` over rows with unit, destination_key, operation, next_episode and message_hash."""
+    start = ibis.literal(f"{activation}|{account}|")
+    text = start.concat(
+        fn.sha256(rows.unit),
+        "|",
+        fn.sha256(rows.destination_key),
+        "|",
+        rows.operation,
+        "|",
+        rows.next_episode.cast("string"),
+        ibis.ifelse(rows.operation == Op.change, ibis.literal("|").concat(ibis.coalesce(rows.message_hash, "")), ""),
+    )
+    return fn.sha256(text)
+
+
+def _recorded(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync: PlannedSync, policy: Policy) -> ir.Table:
+    """Whole ledger rows of the keys that are recorded silently."""
+    keys = decided.filter(decided.effect != "")
+    keys = keys.select(
+        **{
+            f"k_{name}": keys[name]
+            for name in (
+                *("unit", "destination_key", "segment_id", "path", "entity_id", "row_key", "now_id", "effect", "payload_hash"),
+                *("uncertain", "next_episode", "operation", "held"),
+            )
+        },
+        k_maybe=states.maybe(keys),
+    )
+    ledger = warehouse.table(LEDGER.ref)
+    mine = ledger.filter(ledger.activation == scope.activation, ledger.account == scope.account)
+    rows = keys.left_join(mine, [("k_unit", "unit"), ("k_destination_key", "destination_key")])
+    arm, expire = rows.k_effect == Effect.arm, rows.k_effect == Effect.expire
+    ends = rows.k_effect.isin([Effect.arm, Effect.disarm, Effect.drop])
+    sends_enter = policy.reactions.enter is states.Reaction.send
+    now = timestamp_literal(scope.now)
+    return rows.select(
+        activation=ibis.literal(scope.activation),
+        account=ibis.literal(scope.account),
+        unit=rows.k_unit,
+        destination_key=rows.k_destination_key,
+        segment_id=rows.k_segment_id,
+        path=rows.k_path,
+        entity_id=rows.k_entity_id,
+        row_key=rows.k_row_key,
+        resolved_segment_id=rows.k_now_id,
+        present=ibis.cases((arm, True), (ends, False), else_=ibis.coalesce(rows.present, False)),
+        held=ibis.cases(
+            (rows.k_effect == Effect.drop, False),
+            (arm, rows.k_held | sends_enter),
+            else_=rows.k_held | rows.k_maybe,
+        ),
+        episode=rows.k_next_episode,
+        confirmed_hash=ibis.ifelse(arm, rows.k_payload_hash, rows.confirmed_hash),
+        confirmed_at=ibis.ifelse(arm, now, rows.confirmed_at),
+        attempted_hash=ibis.ifelse(expire, ibis.coalesce(rows.k_payload_hash, rows.attempted_hash), rows.attempted_hash),
+        definition_revision=ibis.literal(scope.definition_revision),
+        operation=ibis.ifelse(expire, rows.k_operation, ""),
+        status=ibis.ifelse(expire, str(Outcome.rejected), "recorded"),
+        uncertain=ibis.ifelse(expire, rows.k_uncertain, ""),
+        reason=ibis.ifelse(expire, "expired", ""),
+        detail=ibis.null("string"),
+        warning=ibis.null("string"),
+        attempts=ibis.ifelse(expire, ibis.coalesce(rows.attempts, 0), 0),
+        first_attempt_at=ibis.ifelse(expire, rows.first_attempt_at, ibis.null("timestamp(6)")),
+        last_attempt_at=rows.last_attempt_at,
+        not_before=ibis.null("timestamp(6)"),
+        message_id=ibis.ifelse(expire, rows.message_id, ibis.null("string")),
+        remote_id=rows.remote_id,
+        as_of=timestamp_literal(scope.as_of),
+        seq=ibis.literal(sync.seq, type="int64"),
+    )
+
+
+def _recorded_states(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync: PlannedSync) -> ir.Table:
+    """Delivery state of the keys that are recorded as in: what an exit or retract would need."""
+    keys = decided.filter(decided.effect == Effect.arm)
+    payloads = warehouse.table(PAYLOADS.ref)
+    newest = payloads.filter(payloads.activation == scope.activation)
+    newest = newest.select("exit_payload", "retract_payload", "identifiers", p_unit="unit")
+    rows = keys.join(newest, [("now_unit", "p_unit")])
+    return rows.select(
+        activation=ibis.literal(scope.activation),
+        account=ibis.literal(scope.account),
+        unit=rows.unit,
+        destination_key=rows.destination_key,
+        segment_id=rows.segment_id,
+        identifiers=rows.identifiers,
+        exit_payload=rows.exit_payload,
+        retract_payload=rows.retract_payload,
+        attempted_payload=ibis.null("string"),
+        seq=ibis.literal(sync.seq, type="int64"),
+    )
+
+
+# -- writing -------------------------------------------------------------------------------------------------------------
+
+
+def of_activation(activation: str, account: str) -> list[Condition]:
+    """Condition on the rows of an activation at an account."""
+    return [("activation", "=", activation), ("account", "=", account)]
+
+
+def _write(
+    warehouse: Warehouse,
+    request: SyncRequest,
+    scope: Scope,
+    decided: ir.Table,
+    sync: PlannedSync,
+    state: State,
+    build: Build,
+    standing: Sequence[Hold],
+    numbers: Mapping[str, int],
+) -> None:
+    mine = of_activation(sync.activation, sync.account)
+    drift = drifted_rows(warehouse, scope)
+    moved_people = sync.hold == "" and scope.people and warehouse.count(drift) > 0
+    with (
+        warehouse.staged(_intents(warehouse, decided, scope, sync)) as intents,
+        warehouse.staged(_recorded(warehouse, decided, scope, sync, request.policy)) as recorded,
+        warehouse.staged(_recorded_states(warehouse, decided, scope, sync)) as stored,
+        # Rows that stay as they are but for the person; those recorded anew have the person already.
+        warehouse.staged(drift if moved_people else drift.limit(0)) as drifted,
+        warehouse.transaction(),
+    ):
+        warehouse.delete(INTENTS.ref, mine)
+        warehouse.insert(INTENTS.ref, intents)
+        if moved_people:
+            warehouse.delete_matching(LEDGER.ref, drifted, KEY)
+            warehouse.insert(LEDGER.ref, drifted)
+        if not sync.hold:
+            warehouse.delete_matching(LEDGER.ref, recorded, KEY)
+            warehouse.insert(LEDGER.ref, recorded)
+            gone = recorded.filter(~recorded.held)
+            warehouse.delete_matching(DELIVERY_STATE.ref, gone, KEY)
+            warehouse.delete_matching(DELIVERY_STATE.ref, stored, KEY)
+            warehouse.insert(DELIVERY_STATE.ref, stored)
+        warehouse.append(SYNCS.ref, _sync_row(request, build, sync, state, numbers))
+        write_state(warehouse, sync.activation, sync.account, _next_state(warehouse, request, build, sync, state, standing))
+
+
+def _sync_row(request: SyncRequest, build: Build, sync: PlannedSync, state: State, numbers: Mapping[str, int]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "activation": sync.activation,
+                "account": sync.account,
+                "seq": sync.seq,
+                "token": sync.token,
+                "run_id": request.run_id,
+                "as_of": naive_utc(build.as_of),
+                "definition_revision": build.definition_revision,
+                "state": "planned",
+                "hold": sync.hold,
+                "hold_detail": sync.hold_detail,
+                "first_run": state.revision is None,
+                "considered": sync.considered,
+                "present": numbers["present"],
+                "leaving": numbers["leaving"],
+                "unchanged": sync.unchanged,
+                "started_at": naive_utc(request.now),
+            }
+        ],
+        schema=pa.schema(list(_fields(SYNCS.schema.to_pyarrow(), exclude=COUNTED))),
+    )
+
+
+# Filled when the sync settles.
+COUNTED = ("delivered", "warnings", "rejected", "waiting", "unknown", "withheld", "held", "operations", "ended_at")
+
+
+def _fields(schema: pa.Schema, exclude: Collection[str]) -> Iterator[pa.Field]:
+    return (column for column in schema if column.name not in exclude)
+
+
+def _next_state(
+    warehouse: Warehouse, request: SyncRequest, build: Build, sync: PlannedSync, state: State, standing: Sequence[Hold]
+) -> State:
+    """A held sync remembers what holds it, and what was released so far; another one has reconciled, and uses a release up."""
+    if sync.hold:
+        return State(
+            **{
+                **state.__dict__,
+                "destination": state.destination or request.activation.destination,
+                "source": state.source or build.source,
+                "seq": sync.seq,
+                "held": tuple(hold.code for hold in standing if hold.reason not in guardrails.NOT_RELEASABLE),
+                "held_at": naive_utc(request.now),
+            }
+        )
+    return State(
+        destination=request.activation.destination,
+        source=build.source,
+        revision=build.definition_revision,
+        as_of=build.as_of,
+        tables=build.tables,
+        seq=sync.seq,
+        ledger_rows=_ledger_rows(warehouse, sync.activation, sync.account),
+        retired_at=naive_utc(request.now) if request.retiring else None,
+    )
+
+
+def write_state(warehouse: Warehouse, activation: str, account: str, state: State) -> None:
+    """Replace the activation's state at the account. Call it within a transaction."""
+    warehouse.delete(ACTIVATION_STATE.ref, of_activation(activation, account))
+    row = {
+        "activation": activation,
+        "account": account,
+        "destination": state.destination,
+        "source": state.source,
+        "definition_revision": state.revision,
+        "as_of": naive_utc(state.as_of) if state.as_of else None,
+        "tables": json.dumps(dict(state.tables), sort_keys=True),
+        "seq": state.seq,
+        "ledger_rows": state.ledger_rows,
+        "held": json.dumps(list(state.held)),
+        "held_at": state.held_at,
+        "released": json.dumps(list(state.released)),
+        "release_action": state.release_action,
+        "released_at": state.released_at,
+        "retired_at": state.retired_at,
+    }
+    warehouse.append(ACTIVATION_STATE.ref, pa.Table.from_pylist([row], schema=ACTIVATION_STATE.schema.to_pyarrow()))
+
+
+def read_states(warehouse: Warehouse) -> dict[tuple[str, str], State]:
+    """State of every activation at every account, by (activation, account)."""
+    warehouse.ensure(ACTIVATION_STATE)
+    return _states(warehouse)
+
+
+def _journalled(warehouse: Warehouse, journal: Journal, request: SyncRequest, sync: PlannedSync) -> PlannedSync:
+    """Hand the operations to the journal, in sending order."""
+    intents = warehouse.table(INTENTS.ref)
+    mine = intents.filter(
+        intents.activation == sync.activation, intents.account == sync.account, intents.outcome == Outcome.planned
+    )
+    needs_consent = request.activation.consent.subject != "none"
+    adds = mine.operation.isin([Op.enter, Op.change, Op.exit])
+    ordered = mine.select(
+        "message_id",
+        "destination_key",
+        "payload",
+        "rank",
+        "turn",
+        "attempts",
+        "unit",
+        kind="operation",
+        subject_id=ibis.ifelse(adds & needs_consent, mine.subject_id, ibis.null("string")),
+    ).order_by("rank", "turn", "attempts", "destination_key", "unit")
+    wanted = ("message_id", "kind", "destination_key", "subject_id", "payload")
+
+    def pages() -> Iterator[list[dict[str, Any]]]:
+        for batch in warehouse.batches(ordered, 20_000):
+            yield batch.select(list(wanted)).to_pylist()
+
+    count = journal.fill(sync.token, pages())
+    return PlannedSync(**{**sync.__dict__, "operations": count})
+
+
+def _token(activation: str, account: str, seq: int, run_id: str) -> str:
+    return hashlib.sha256(f"{activation}|{account}|{seq}|{run_id}".encode()).hexdigest()
