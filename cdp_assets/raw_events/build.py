@@ -81,7 +81,8 @@ def _start_of(config: SpaceConfig) -> ir.TimestampScalar:
 def _bounds(config: SpaceConfig, windows: Sequence[Window]) -> pa.Table:
     """Key and span of each window. The first window of the space reaches back to the beginning of time."""
     first = first_window(config)
-    starts = [dt.datetime(1, 1, 1) if window.key == first.key else naive_utc(window.start) for window in windows]
+    beginning = dt.datetime.min.replace(tzinfo=dt.UTC)
+    starts = [naive_utc(beginning if window.key == first.key else window.start) for window in windows]
     return pa.table(
         {
             "partition_key": [window.key for window in windows],

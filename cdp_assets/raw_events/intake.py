@@ -137,15 +137,15 @@ class _Reading:
         for line in read_lines(self.file.path, self.size):
             self.lines += 1
             row = self._row(line)
-            received_at = row[_RECEIVED_AT] if type(row) is Message else row.received_at
-            if received_at is None and window_at is None and len(waiting) < CHUNK_ROWS:
+            received_at = row.received_at
+            if isinstance(row, Rejection) and received_at is None and window_at is None and len(waiting) < CHUNK_ROWS:
                 waiting.append((line, row))
                 continue
             if window_at is None:
                 window_at = received_at
                 yield from (self._rejected(early, rejection, window_at) for early, rejection in waiting)
                 waiting = []
-            if type(row) is Message:
+            if isinstance(row, Message):
                 yield (self.file_hash, self.file.relative_name, line.number, received_at, None, None, None, *row)
             else:
                 yield self._rejected(line, row, received_at or window_at)
@@ -153,7 +153,7 @@ class _Reading:
 
     def _row(self, line: RawLine) -> Message | Rejection:
         parsed = Rejection(line.reason) if line.reason else parse_line(line.content)
-        if type(parsed) is Rejection:
+        if isinstance(parsed, Rejection):
             return parsed
         message, document = parsed
         self.values.observe(message.type, message.event_slug, message.context, document)

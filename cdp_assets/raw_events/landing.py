@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 MAX_LINE_BYTES = 32 * 1024 * 1024
@@ -93,6 +93,10 @@ def read_lines(path: Path, size: int) -> Iterator[RawLine]:
             yield from _split(unzipped)
 
 
+class _Lines(Protocol):
+    def readline(self, size: int, /) -> bytes: ...
+
+
 class _Prefix(io.RawIOBase):
     """The first ``size`` bytes of a file."""
 
@@ -109,7 +113,7 @@ class _Prefix(io.RawIOBase):
         return len(chunk)
 
 
-def _split(file: BinaryIO) -> Iterator[RawLine]:
+def _split(file: _Lines) -> Iterator[RawLine]:
     number = 0
     while True:
         number += 1
@@ -137,6 +141,6 @@ def _split(file: BinaryIO) -> Iterator[RawLine]:
             yield RawLine(number, line)
 
 
-def _skip_rest_of_line(file: BinaryIO) -> None:
+def _skip_rest_of_line(file: _Lines) -> None:
     while (rest := file.readline(_CHUNK)) and not rest.endswith(b"\n"):
         pass

@@ -56,7 +56,11 @@ class Rejection(NamedTuple):
 
 
 class _Refused(Exception):
-    """Carries (reason, detail) out of the checks."""
+    """Carries a reason and its detail out of the checks."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
 
 
 def parse_line(line: bytes) -> tuple[Message, dict[str, Any]] | Rejection:
@@ -74,7 +78,7 @@ def parse_line(line: bytes) -> tuple[Message, dict[str, Any]] | Rejection:
     try:
         return _message(document), document
     except _Refused as refused:
-        return Rejection(*refused.args, *_trace(document))
+        return Rejection(refused.reason, refused.detail, *_trace(document))
 
 
 def _unreadable(line: bytes) -> tuple[str, str]:
@@ -96,7 +100,7 @@ def _trace(document: dict[str, Any]) -> tuple[str | None, dt.datetime | None]:
 
 def _message(document: dict[str, Any]) -> Message:
     kind = document.get("type")
-    if kind not in TYPES:
+    if type(kind) is not str or kind not in TYPES:
         raise _Refused("type_unknown" if kind else "type_missing", "type is not one of the six calls")
     message_id = _text(document, "messageId")
     if message_id is None:

@@ -334,15 +334,18 @@ def _event_rows(messages: _Messages, logs: _Logs) -> pa.Table:
 
 def _consent_rows(messages: _Messages, logs: _Logs, config: SpaceConfig) -> Iterator[pa.Table]:
     """One table of rows per category."""
-    events = [
-        event for event, given in enumerate(messages.consent) if given is not None and logs.event_profiles[event] != UNRESOLVED
+    resolved = [
+        (event, given)
+        for event, (given, profile) in enumerate(zip(messages.consent, logs.event_profiles, strict=True))
+        if given is not None and profile != UNRESOLVED
     ]
+    events, objects = [event for event, _ in resolved], [given for _, given in resolved]
     shared = {
         "segment_id": _segments(logs, [logs.event_profiles[event] for event in events]),
         **_of_events(messages, events, CONSENT_UPDATES),
     }
     for number, category in enumerate(config.category_ids):
-        values = [messages.consent[event][number] for event in events]
+        values = [given[number] for given in objects]
         yield pa.table(
             {**shared, "category": pa.array([category] * len(events), pa.string()), "value": pa.array(values, pa.bool_())}
         )

@@ -133,12 +133,13 @@ class Extractor:
         plain = [(columns[name], kind) for name, kind in self._plain if any(v is not None for v in columns[name])]
         devices, externals = columns["device"], columns["external_ids"]
         for index in range(rows):
-            found = [Identifier(kind, column[index]) for column, kind in plain if column[index] is not None]
-            if devices[index] is not None:
-                found += device_identifiers(devices[index])
-            if externals[index] is not None:
-                found += external_identifiers(externals[index])
-            good, bad = [], []
+            found = [Identifier(kind, value) for column, kind in plain if (value := column[index]) is not None]
+            if (device := devices[index]) is not None:
+                found += device_identifiers(device)
+            if (external := externals[index]) is not None:
+                found += external_identifiers(external)
+            good: list[Identifier] = []
+            bad: list[Identifier] = []
             for identifier in dict.fromkeys(found):
                 if identifier.value[:1] in ("{", "["):
                     continue  # an object or array where a value belongs

@@ -46,7 +46,7 @@ class LastSeen:
                 shown[kind] = _Shown(identifiers, event, event)
                 written += identifiers
         if step.merged:
-            for kind, last in shown.items():
+            for last in shown.values():
                 if last.row < 0:
                     last.row = event
                     written += last.identifiers

@@ -1,0 +1,147 @@
+"""Event tables: Segment's warehouse schema."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from pathlib import Path
+
+import pytest
+
+from cdp_assets.raw_events.build import build_window
+from cdp_assets.raw_events.columns import event_slug, snake_case, value_type
+from cdp_assets.raw_events.event_tables import build_event_tables
+from cdp_assets.raw_events.intake import take_in
+from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.time import windows
+from resources.warehouse import TableRef
+
+CZECH_BANK = Path(os.environ.get("CZECH_BANK_DATA", "/work/shared/data/czech_bank"))
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("Card Withdrawal", "card_withdrawal"),
+        ("cardNumber", "card_number"),
+        ("HTTPServer", "http_server"),
+        ("  a--b  ", "a_b"),
+        ("2nd", "_2nd"),
+        ("Příjem", "prijem"),
+    ],
+)
+def test_names_become_snake_case(name: str, slug: str) -> None:
+    assert snake_case(name) == slug
+
+
+def test_a_name_without_letters_still_has_a_column_and_no_event_takes_the_table_of_a_call() -> None:
+    assert snake_case("Ж").startswith("_") and snake_case("Ж") != snake_case("Б")
+    assert event_slug("Tracks") == "_tracks"
+
+
+def test_a_type_is_that_of_the_value_and_only_a_zoned_time_is_a_time() -> None:
+    values = [True, 3, 3.5, "x", [1], "2026-01-01T00:00:00Z", "2026-01-01T00:00:00", "2026-01-01", 2**70]
+    types = ["boolean", "int64", "float64", "string", "string", "timestamp", "string", "string", "float64"]
+    assert [value_type(value) for value in values] == types
+
+
+def test_AE5_3_objects_flatten_and_arrays_are_text(any_room, message) -> None:
+    context = {"page": {"url": "/x"}}
+    any_room.land(
+        "a.jsonl",
+        message("m1", properties={"a": {"b": 1}, "c": [1, 2], "when": "2026-01-01T02:00:00+02:00"}, context=context),
+        message("m2", type="identify", event=None, traits={"firstName": "A", "vip": True}),
+        message("m3", type="page", event=None, name="Home", properties={"name": "other", "width": 2.5}),
+    )
+    any_room.run()
+    result = any_room.event_tables()
+    assert result.rows == {"card_used": 1, "identifies": 1, "pages": 1, "tracks": 1}
+    assert result.conflicts == {}
+    assert any_room.rows("card_used", "id", "event", "event_text", "a_b", "c", "when", "context_page_url", schema="events") == [
+        ("m1", "card_used", "Card Used", 1, "[1,2]", dt.datetime(2026, 1, 1), "/x")
+    ]
+    assert any_room.rows("identifies", "id", "first_name", "vip", schema="events") == [("m2", "A", True)]
+    assert any_room.rows("pages", "name", "width", schema="events") == [("Home", 2.5)]
+    assert "a_b" not in any_room.warehouse.schema(TableRef("events", "tracks"))
+    assert any_room.event_tables() == result
+
+
+def test_AE5_2_a_property_with_a_reserved_name_is_discarded(room, message) -> None:
+    room.land(
+        "a.jsonl", message("m1", userId="real", properties={"user_id": "other", "userId": "third", "context_x": 1, "ok": 1})
+    )
+    room.run()
+    room.event_tables()
+    assert room.rows("card_used", "user_id", "ok", schema="events") == [("real", 1)]
+    assert "context_x" not in room.warehouse.schema(TableRef("events", "card_used"))
+
+
+def test_AE5_4_a_later_value_of_another_type_never_fails_and_is_counted(any_room, message) -> None:
+    values = [3, 3.7, "x", 4.0, 10**17, True, None]
+    any_room.land(
+        "a.jsonl",
+        *(
+            message(f"m{n}", f"2026-01-01T10:00:0{n}Z", properties={"n": value, "flag": n == 0 or "maybe", "late": value})
+            for n, value in enumerate(values)
+        ),
+    )
+    any_room.run()
+    result = any_room.event_tables()
+    assert any_room.rows("card_used", "id", "n", schema="events") == [
+        ("m0", 3),
+        ("m1", 3),
+        ("m2", None),
+        ("m3", 4),
+        ("m4", 10**17),
+        ("m5", None),
+        ("m6", None),
+    ]
+    assert result.conflicts == {"card_used.n": 3, "card_used.flag": 6, "card_used.late": 3}
+
+
+def test_columns_are_added_as_they_appear_and_keep_their_first_type(room, message) -> None:
+    room.land("a.jsonl", message("m1", properties={"n": 1, "nothing": None}))
+    room.run()
+    room.event_tables()
+    room.land("b.jsonl", message("m2", "2026-01-02T10:00:00Z", properties={"n": "text", "more": "x", "nothing": 1.5}))
+    room.run("2026-01-02")
+    assert room.event_tables("2026-01-02").conflicts == {"card_used.n": 1}
+    assert room.rows("card_used", "id", "n", "more", "nothing", schema="events") == [
+        ("m1", 1, None, None),
+        ("m2", None, "x", 1.5),
+    ]
+
+
+def test_the_first_value_is_that_of_the_earliest_file_whatever_its_name(room, message) -> None:
+    room.land("a.jsonl", message("m2", "2026-01-02T10:00:00Z", properties={"n": "text"}))
+    room.land("b.jsonl", message("m1", "2026-01-01T10:00:00Z", properties={"n": 1}))
+    room.run()
+    assert room.rows("event_columns", "table_name", "column_name", "column_type", "path") == [
+        ("card_used", "n", "int64", '["properties", "n"]')
+    ]
+
+
+def test_a_message_that_became_a_duplicate_leaves_its_event_table(room, message) -> None:
+    room.land("a.jsonl", message("m1", "2026-01-03T10:00:00Z", event="Only Once"))
+    room.run()
+    room.event_tables()
+    room.land("late.jsonl", message("m1", "2026-01-01T10:00:00Z"))
+    room.run("2026-01-01")
+    room.event_tables(*sorted(room.affected))
+    assert room.rows("only_once", "id", schema="events") == []
+    assert room.rows("card_used", "id", schema="events") == [("m1",)]
+
+
+@pytest.mark.czech_bank
+@pytest.mark.skipif(not CZECH_BANK.exists(), reason="the czech_bank data set is not there (CZECH_BANK_DATA)")
+def test_czech_bank_is_accepted_whole(duckdb_warehouse) -> None:
+    config = SpaceConfig(name="czech_bank", start_date=dt.date(1993, 1, 1), partitions="monthly")
+    as_of = dt.datetime(1999, 1, 1, tzinfo=dt.UTC)
+    take_in(duckdb_warehouse, CZECH_BANK / "events", as_of)
+    months = windows(config, as_of)
+    counts = build_window(duckdb_warehouse, config, months, as_of).values()
+    assert (sum(c.lines for c in counts), sum(c.accepted for c in counts)) == (84_671, 84_671)
+    assert (sum(c.duplicates for c in counts), sum(c.quarantined for c in counts)) == (0, 0)
+    tables = build_event_tables(duckdb_warehouse, config, months, as_of)
+    assert (tables.rows["tracks"], tables.rows["identifies"], tables.rows["card_withdrawal"]) == (79_302, 5_369, 66)
+    assert tables.conflicts == {}
