@@ -7,7 +7,6 @@ becomes the same graph. Rules that need a warehouse are in :mod:`.warehouse_chec
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from cdp_assets.data_graph.model import (
     Relationship,
     TraitJoin,
 )
+from cdp_assets.space.located import did_you_mean
 from cdp_assets.space.space import Problem
 
 CURRENT_VERSION = "v1.0.0"
@@ -170,7 +170,9 @@ class _Reader:
             if attribute.name in kinds:
                 self.error(attribute.line, f"'{attribute.name}' is a block", f"write '{attribute.name} {{ … }}' without =")
             elif attribute.name not in known:
-                self.error(attribute.line, f"unknown attribute '{attribute.name}' in {place}", _meant(attribute.name, known))
+                self.error(
+                    attribute.line, f"unknown attribute '{attribute.name}' in {place}", did_you_mean(attribute.name, known)
+                )
             elif attribute.name in first:
                 self.error(
                     attribute.line, f"'{attribute.name}' is set twice, first on line {first[attribute.name]}", "keep one of them"
@@ -180,7 +182,7 @@ class _Reader:
             if inner.kind in known:
                 self.error(inner.line, f"'{inner.kind}' is not a block", f"write '{inner.kind} = …'")
             elif inner.kind not in kinds and not (place == "data_graph" and inner.kind == "relationship"):
-                self.error(inner.line, f"unknown block '{inner.kind}' in {place}", _meant(inner.kind, kinds))
+                self.error(inner.line, f"unknown block '{inner.kind}' in {place}", did_you_mean(inner.kind, kinds))
 
     def _string(self, attribute: Attribute) -> str | None:
         value: Value = attribute.value
@@ -373,7 +375,9 @@ class _Reader:
         slug = self._alias(text)
         if slug not in self.entities:
             line = self._attributes(block)["related_entity"].line
-            self.error(line, f"entity '{text}' is not defined", _meant(slug, self.entities, "define it with 'entity \"slug\" {'"))
+            self.error(
+                line, f"entity '{text}' is not defined", did_you_mean(slug, self.entities, "define it with 'entity \"slug\" {'")
+            )
             return None
         return slug
 
@@ -507,7 +511,7 @@ class _Reader:
             return
         slug = self._alias(written)
         if slug not in self.entities:
-            self.error(line, f"{what} names entity '{written.strip()}', which is not defined", _meant(slug, self.entities))
+            self.error(line, f"{what} names entity '{written.strip()}', which is not defined", did_you_mean(slug, self.entities))
         elif slug != expected:
             self.error(line, f"{what} names entity '{written.strip()}' instead of {whose}", f"write '{expected}'")
 
@@ -534,15 +538,6 @@ class _Reader:
         if left is None or right is None:
             return None
         return JunctionJoin(table, key, left[2], left[3], right[1], right[3])
-
-
-def _meant(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A remedy for a misspelt word."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, 1)
-    if close:
-        return f"did you mean '{close[0]}'?"
-    return otherwise or f"known: {', '.join(names) or 'nothing; remove it'}"
 
 
 # -- back to text ----------------------------------------------------------------------------------------------------
