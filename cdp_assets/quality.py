@@ -279,13 +279,10 @@ def _rules(schema: pa.DataFrameSchema, table: ir.Table, name: str, extra_rules: 
         rules.append(_Rule(f"{column}.present", "the column exists", fixed=True))
         if settings.dtype is not None:
             wanted = settings.dtype.type
-            rules.append(
-                _Rule(
-                    f"{column}.type",
-                    f"the type is {wanted}; the table has {present[column]}",
-                    fixed=_same_type(present[column], wanted),
-                )
-            )
+            right = _same_type(present[column], wanted)
+            rules.append(_Rule(f"{column}.type", f"the type is {wanted}; the table has {present[column]}", fixed=right))
+            if not right:
+                continue  # its values cannot be compared with what the schema says of another type
         shown = tuple(dict.fromkeys((*identity, column)))
         if not settings.nullable:
             rules.append(_Rule(f"{column}.not_null", "no value is NULL", shown, broken=_is_null(column)))
@@ -304,7 +301,12 @@ def _rules(schema: pa.DataFrameSchema, table: ir.Table, name: str, extra_rules: 
             if missing
             else _Rule(label, "no two rows agree in all of these columns", identity, unique=keys)
         )
-    rules.extend(_Rule(rule.name, rule.description, row_rule=rule, check=rule.name) for rule in extra_rules)
+    as_declared = all(rule.fixed is not False for rule in rules)
+    for rule in extra_rules:
+        if as_declared:
+            rules.append(_Rule(rule.name, rule.description, row_rule=rule, check=rule.name))
+        else:
+            rules.append(_Rule(rule.name, "not looked at: the columns are not as declared", fixed=False, check=rule.name))
     return rules
 
 
@@ -441,8 +443,7 @@ class _Run:
     def _sample(self, number: int) -> dict[str, tuple[dict[str, Any], ...]]:
         """At most ten masked rows of each partition that break a rule. Ordered by all columns shown, so the choice is one of equals."""
         failing = self._failing(number)
-        shown = list(self.rules[number].shown or self.table.columns)
-        shown = [column for column in shown if column in failing.columns] or [c for c in failing.columns if c != _PART]
+        shown = list(self.rules[number].shown or (column for column in failing.columns if column != _PART))
         rank = ibis.row_number().over(ibis.window(group_by=_PART, order_by=[failing[column] for column in shown]))
         ranked = failing.mutate(**{_RANK: rank})
         first = ranked.filter(ranked[_RANK] < SAMPLE_ROWS).select(_PART, _RANK, *shown).order_by(_PART, _RANK)
