@@ -81,7 +81,9 @@ def window_as_of(context: dg.AssetExecutionContext, window: Window) -> dt.dateti
     """The as_of of a window in this run. Raises dg.Failure for a window that has not begun."""
     instant = run_instant(context)
     if instant <= window.start:
-        raise dg.Failure(f"partition {window.key} begins after the run's instant {format_instant(instant)}; choose an earlier partition")
+        raise dg.Failure(
+            f"partition {window.key} begins after the run's instant {format_instant(instant)}; choose an earlier partition"
+        )
     return as_of_of(window, instant)
 
 
@@ -92,7 +94,8 @@ def is_backfill(tags: Mapping[str, str]) -> bool:
 
 def column_schema(spec: TableSpec) -> dg.TableSchema:
     columns = [
-        dg.TableColumn(name, kind, description="personal" if name in spec.personal else None) for name, kind in spec.columns.items()
+        dg.TableColumn(name, kind, description="personal" if name in spec.personal else None)
+        for name, kind in spec.columns.items()
     ]
     return dg.TableSchema(columns=columns)
 

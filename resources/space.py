@@ -11,10 +11,11 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from cdp_assets.activation_payloads.consent import lineage_problems
 from cdp_assets.activation_payloads.mapping_kit import validate_mapping
 from cdp_assets.space.home import Home
 from cdp_assets.space.load import load_space
-from cdp_assets.space.space import Space
+from cdp_assets.space.space import Problem, Space, SpaceError
 from resources.warehouse import Warehouse
 from resources.warehouse.open import expand, open_warehouse
 
@@ -41,8 +42,16 @@ class SpaceResource(dg.ConfigurableResource):
 
 
 def load(directory: Path) -> Space:
-    """The space in ``directory``, mappings checked as well. Raises SpaceError."""
-    return load_space(directory, mapping_validator=validate_mapping)
+    """The space in ``directory``; mappings, and what activations say of consent, checked as well. Raises SpaceError."""
+    space = load_space(directory, mapping_validator=validate_mapping)
+    problems = [
+        Problem(f"activations/{key}.yaml", 1, text, "map no such column, or name whose consent the rows need")
+        for key, activation in space.activations.items()
+        for text in lineage_problems(space, activation)
+    ]
+    if problems:
+        raise SpaceError(tuple(sorted(problems)))
+    return space
 
 
 def landing_folder(space: Space, home: Home) -> Path:

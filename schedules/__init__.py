@@ -1,0 +1,13 @@
+"""What starts work by the clock. One module per reason; decisions are plain functions, Dagster is a thin shell around them."""
+
+import dagster as dg
+
+from cdp_assets.space.space import Space
+from schedules.activations import build_activation_schedules
+from schedules.audiences import build_audience_schedules
+from schedules.demo import build_demo_schedules
+
+
+def build_schedules(space: Space) -> list[dg.ScheduleDefinition]:
+    """All schedules of a space."""
+    return [*build_audience_schedules(space), *build_activation_schedules(space), *build_demo_schedules(space)]

@@ -1,0 +1,15 @@
+"""What starts work because something changed. One module per reason; decisions are plain functions, Dagster is a thin shell."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from cdp_assets.space.home import Home
+from cdp_assets.space.space import Space
+from sensors.data_graph import build_data_graph_sensor
+from sensors.landing import build_landing_sensor
+
+
+def build_sensors(space: Space, directory: Path, home: Home) -> list[dg.SensorDefinition]:
+    """All sensors of a space. They read the space folder and the landing folder's listing, never the warehouse."""
+    return [build_landing_sensor(space, directory, home), build_data_graph_sensor(space, directory)]

@@ -56,3 +56,11 @@ def snowflake_warehouse(snowflake_settings: dict[str, Any]) -> Iterator[Warehous
 def warehouse(request: pytest.FixtureRequest) -> Warehouse:
     """An empty warehouse, once on each engine."""
     return request.getfixturevalue(f"{request.param}_warehouse")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--live-snowflake",
+        action="store_true",
+        help="compare the engines on the real account that SNOWFLAKE_ACCOUNT, _USER, _PASSWORD, _WAREHOUSE, _ROLE and _DATABASE name",
+    )

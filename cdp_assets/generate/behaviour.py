@@ -122,7 +122,14 @@ class Visit:
         email = traits.get("email") if kind == "identify" and traits else None
         self.messages.append(
             Message(
-                received, body, person.id if person else None, user_id, anonymous_id, email, traits if kind == "identify" else None, stated
+                received,
+                body,
+                person.id if person else None,
+                user_id,
+                anonymous_id,
+                email,
+                traits if kind == "identify" else None,
+                stated,
             )
         )
 
@@ -139,7 +146,9 @@ def _library(device: Device, client: bool) -> dict[str, str]:
     return {"name": "analytics-ios" if device.mobile else "analytics.js", "version": "4.1.8" if device.mobile else "2.1.0"}
 
 
-def visit(rng: random.Random, model: Actions, person: Person, kind: str, window: tuple[int, int], *, start: int | None = None) -> list[Message]:
+def visit(
+    rng: random.Random, model: Actions, person: Person, kind: str, window: tuple[int, int], *, start: int | None = None
+) -> list[Message]:
     """One visit of a person within the window, and what it changes about the person (session, sign-up, consent, address)."""
     first, until = window
     latest = max(first, until - VISIT_MS)

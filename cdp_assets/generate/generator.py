@@ -96,7 +96,9 @@ def generate(
     model = DATA_MODELS.get(space.name)
     if model is None:
         known = ", ".join(sorted(DATA_MODELS))
-        raise GenerateError(f"no demo data is known for space {space.name!r}; it is for {known}. Put your own files into {home.landing(space.name)}")
+        raise GenerateError(
+            f"no demo data is known for space {space.name!r}; it is for {known}. Put your own files into {home.landing(space.name)}"
+        )
     stored = state_file(home, space.name)
     if more is not None:
         if not stored.exists():
@@ -127,7 +129,14 @@ class _Generator:
     """One space's generation. ``state`` holds the arguments, the end so far, and the next person's number."""
 
     def __init__(
-        self, space: Space, home: Home, model: DataModel, state: dict[str, Any], people: list[Person], truth: Truth, landing: Landing
+        self,
+        space: Space,
+        home: Home,
+        model: DataModel,
+        state: dict[str, Any],
+        people: list[Person],
+        truth: Truth,
+        landing: Landing,
     ) -> None:
         self.space, self.home, self.model, self.state = space, home, model, state
         self.people, self.truth, self.landing = people, truth, landing
@@ -150,13 +159,13 @@ class _Generator:
         self.truth.document.update(space=name, seed=self.state["seed"], end=iso(self.state["end"]))
         for person in self.people:
             self.truth.describe(person)
-        for person, entities in self.model.entities_of(self.people).items():
-            self.truth.persons[person]["entities"] = entities
+        for person_id, entities in self.model.entities_of(self.people).items():
+            self.truth.persons[person_id]["entities"] = entities
         self.home.space(name).mkdir(parents=True, exist_ok=True)
         self.truth.write(self.home.truth_file(name))
         stored = {
             **self.state,
-            "people": [person.as_dict() for person in self.people],
+            "people": self.people,
             "model": self.model.state,
             "pool": self.landing.pool,
             "kind": self.landing.kind,
@@ -208,7 +217,8 @@ class _Generator:
             window = (start + index * length, start + (index + 1) * length)
             draw = self.rng("window", window[0], window[1])
             newcomers = [
-                self._newcomer(draw, window) for _ in range(pick(draw, max(2.0, self.state["profiles"] * _NEWCOMERS), length / DAY))
+                self._newcomer(draw, window)
+                for _ in range(pick(draw, max(2.0, self.state["profiles"] * _NEWCOMERS), length / DAY))
             ]
             for person in newcomers:
                 self.truth.describe(person)
@@ -216,7 +226,12 @@ class _Generator:
             plan = self.model.plan(draw, self.people, window)
             self._window(draw, window, plan, last=index == count - 1)
             for person in self.people:
-                if person.kind == CUSTOMER and person.signed_up and person.id not in before and (person.new or person in newcomers):
+                if (
+                    person.kind == CUSTOMER
+                    and person.signed_up
+                    and person.id not in before
+                    and (person.new or person in newcomers)
+                ):
                     plan.change.join(self.model.joined(draw, person, window))
             self.model.apply(plan.change)
             tables.write_new(warehouse, self.model.tables, plan.change.added)
@@ -286,7 +301,8 @@ class _Generator:
         messages.extend(robots(rng, self.model, pick(rng, 1 + len(self.people) / 200, share), window))
         ordered = in_received_order(messages)
         for person in self.people:
-            self.truth.describe(person)
+            if person.id in plan.visits:  # a visit with a reason may bring a new address or device
+                self.truth.describe(person)
         for message in ordered:
             self.truth.observe(message)
         name = _file_name(window)

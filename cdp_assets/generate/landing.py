@@ -53,10 +53,9 @@ class Landing:
         return len(lines), duplicates, malformed
 
     @staticmethod
-    def _rotate(
-        rng: random.Random, fresh: list[tuple[int, bytes]], end: int, last: bool
-    ) -> tuple[list[bytes], list[bytes]]:
-        kept, carry = [], []
+    def _rotate(rng: random.Random, fresh: list[tuple[int, bytes]], end: int, last: bool) -> tuple[list[bytes], list[bytes]]:
+        kept: list[bytes] = []
+        carry: list[bytes] = []
         for received, line in fresh:
             late = not last and received >= end - _ROTATION_MS and rng.random() < 0.3
             (carry if late else kept).append(line)

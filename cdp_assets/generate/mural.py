@@ -89,13 +89,21 @@ class Mural(DataModel):
             return Action("track", "Board Created", {"workspace_id": workspace, "template": rng.choice(TEMPLATES)})
         if dice < 0.4:
             audience = rng.choices(("company", "guests"), (75, 25))[0]
-            return Action("track", "Board Shared", {"workspace_id": workspace, "audience": audience, "people": rng.randrange(1, 12)})
+            return Action(
+                "track", "Board Shared", {"workspace_id": workspace, "audience": audience, "people": rng.randrange(1, 12)}
+            )
         if dice < 0.65:
             return Action("track", "Feature Used", {"workspace_id": workspace, "feature": rng.choice(FEATURES)})
         if dice < 0.8:
-            return Action("track", "Session Ended", {"workspace_id": workspace, "minutes": rng.randrange(5, 120), "boards": rng.randrange(1, 4)})
+            return Action(
+                "track",
+                "Session Ended",
+                {"workspace_id": workspace, "minutes": rng.randrange(5, 120), "boards": rng.randrange(1, 4)},
+            )
         if dice < 0.85:
-            return Action("group", "", {"workspace_name": self.rows("workspaces")[workspace]["workspace_name"]}, group_id=workspace)
+            return Action(
+                "group", "", {"workspace_name": self.rows("workspaces")[workspace]["workspace_name"]}, group_id=workspace
+            )
         return Action("screen", rng.choice(("Board", "Dashboard", "Members")), {"source": "navigation"})
 
     def contact(self, rng: random.Random) -> Action:
@@ -116,7 +124,7 @@ class Mural(DataModel):
         today = instant(end).date()
         for number in range(max(6, profiles // PEOPLE_PER_ACCOUNT)):
             term_end = today + dt.timedelta(days=rng.randrange(-15, RENEWAL_AHEAD + 1))
-            account = {
+            account: Row = {
                 "account_id": f"ACT-{self.number('account'):05d}",
                 "company_name": names.company(number),
                 "plan": rng.choices(("team", "business", "enterprise"), (30, 45, 25))[0],
@@ -131,12 +139,12 @@ class Mural(DataModel):
                 self._workspace(rng, account["account_id"], today)
         # The edges of "within the next 90 days": in today and out tomorrow, in both days, out today and in tomorrow.
         for account, days in zip(list(self.rows("accounts").values())[:3], (0, 90, 91), strict=True):
-            edge = {"arr": 90_000.0, "engagement": 30, "term_end": str(today + dt.timedelta(days=days))}
+            edge: Row = {"arr": 90_000.0, "engagement": 30, "term_end": str(today + dt.timedelta(days=days))}
             self.rows("accounts")[account["account_id"]] = {**account, **edge}
 
     def _workspace(self, rng: random.Random, account_id: str, today: dt.date) -> None:
         number = self.number("workspace")
-        workspace = {
+        workspace: Row = {
             "workspace_id": f"WSP-{number:05d}",
             "account_id": account_id,
             "workspace_name": f"{rng.choice(('Design', 'Product', 'People', 'Strategy', 'Delivery', 'Research'))} {number}",
@@ -177,12 +185,14 @@ class Mural(DataModel):
 
     def _user(self, rng: random.Random, change: Change, user_id: str, address: str, name: str, status: str, end: int) -> None:
         since = instant(end).date() - dt.timedelta(days=rng.randrange(1, 900))
-        change.add("users", {"user_id": user_id, "email": address, "full_name": name, "signed_up_on": str(since), "status": status})
+        change.add(
+            "users", {"user_id": user_id, "email": address, "full_name": name, "signed_up_on": str(since), "status": status}
+        )
 
     def _roles(self, rng: random.Random, change: Change, user_id: str, account_id: str, end: int) -> None:
         own = self._workspace_ids(account_id)
         for workspace_id in rng.sample(own, min(len(own), rng.choices((1, 2), (75, 25))[0])):
-            role = {
+            role: Row = {
                 "role_id": f"ROL-{self.number('role'):06d}",
                 "user_id": user_id,
                 "workspace_id": workspace_id,
@@ -237,7 +247,9 @@ class Mural(DataModel):
             plan.change.replace("workspaces", {**workspace, "board_count": workspace["board_count"] + rng.randrange(1, 6)})
         staying = {a["account_id"] for a in at_risk[len(moved) :]}
         account_of = self.state["account_of"]
-        members = [p for p in people if p.kind == CUSTOMER and p.signed_up and p.consent is not None and account_of[p.id] in staying]
+        members = [
+            p for p in people if p.kind == CUSTOMER and p.signed_up and p.consent is not None and account_of[p.id] in staying
+        ]
         rng.shuffle(members)
         self._change_minds(rng, plan, members, days)
         return plan

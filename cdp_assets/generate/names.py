@@ -8,33 +8,39 @@ from __future__ import annotations
 import random
 import unicodedata
 
-FIRST = (
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+FIRST = _words(
     "Aaliyah Adelheid Aleksandra Amadou Anouk Ariadne Aurelio Bartholomew Bérénice Bogdan Branwen Bronwyn Caoimhe Casimir Celestina "
     "Chidiebere Cordelia Cosmin Dagmar Dariusz Desdemona Dimitra Ebenezer Eilidh Eleonora Emeka Énora Evangelos Fatoumata Fenna "
     "Fiammetta Florentyna Gaspard Ginevra Gulnara Gwendolyn Hadewych Hamza Henrike Hildegard Ignatius Ildikó Ingeborg Isolde Jadwiga "
     "Jaromír Jemima Katarzyna Kazimierz Kwabena Leocadia Ljubica Lorcan Łucja Madeleine Magdalena Malgorzata Matthias Mercedes Mireille "
     "Nadezhda Nikolaos Oluwaseun Oriane Ottoline Persephone Philippa Quirijn Radomír Rosalind Rosamund Saoirse Séraphine Siobhán "
-    "Stanislav Svetlana Tadhg Temperance Thaddeus Theodora Ulrike Valentijn Veronika Wilhelmina Xiomara Yevgenia Zbigniew Zdenka Zuleikha"
-).split()
-LAST = (
+    "Stanislav Svetlana Tadhg Tereza Thaddeus Theodora Ulrike Valentijn Veronika Wilhelmina Xiomara Yevgenia Zbigniew Zdenka Zuleikha"
+)
+LAST = _words(
     "Abernathy Achterberg Adebayo Albescu Ashworthy Balogun Bielawski Birkenfeld Bjornstad Blavatsky Boateng Borgnino Brackenbury "
     "Castellanos Chukwuemeka Cienfuegos Cruickshank Czerwinski Dalgliesh Delacroix Diamantopoulos Dombrowski Drinkwater Dvořáková "
     "Eichelberger Etxeberria Fairweather Featherstone Fitzwilliam Florescu Frankenthal Galbraith Gershwitz Gołębiewska Greenhalgh "
     "Grzybowski Haverkamp Heatherington Hollingsworth Horváthová Iannucci Ikponmwosa Isaksson Jankowska Jóhannsdóttir Kaczmarek "
     "Karlsdotter Kettlewell Kirschbaum Kowalczyk Kristoffersen Lachowicz Lindqvist Longbottom MacAllister Macgillivray Mahlangu "
-    "Marchbanks Mastroianni Mbatha Meriwether Montgomerie Mutasa Nakamura Niedermeyer Nwachukwu Oberholtzer Okonkwo Ó Súilleabháin "
+    "Marchbanks Mastroianni Mbatha Meriwether Montgomerie Mutasa Nakamura Niedermeyer Nwachukwu Oberholtzer Okonkwo Súilleabháin "
     "Papadopoulos Pennyfeather Petrosyan Quattrocchi Radziwill Ravenscroft Rutherfurd Sangiovanni Satterthwaite Schwarzkopf Shaughnessy "
     "Sigurdsson Skłodowska Sommerfeld Szymborska Thistlewood Thorvaldsen Trevelyan Uchendu Urquhart Vandenberghe Vasquezano "
     "Wadsworth Weatherby Wetherspoon Wintersmith Woźniakowska Xanthopoulos Yevtushenko Zabłocki Zimmermann"
-).replace("Ó Súilleabháin", "Ó\u00a0Súilleabháin")
-LAST_NAMES = tuple(name.replace("\u00a0", " ") for name in LAST.split(" ") if name)
-COMPANY_FIRST = (
+)
+COMPANY_FIRST = _words(
     "Aldergate Ambrosia Arcturus Basalt Bellwether Borealis Brightwater Calliope Cardinal Cobalt Copperfield Corvus Driftwood Eastmoor "
     "Ember Fallow Fernhill Foxglove Gannet Granite Halcyon Harrow Heron Hollow Ironbark Juniper Kestrel Larkspur Lantern Lodestar "
     "Marigold Meridian Millrace Nimbus Northwind Obsidian Orchard Osprey Palisade Pemberton Quarry Redwood Saffron Sable Silverbirch "
     "Solstice Starling Tamarind Thornbury Tidewater Umber Verdigris Wayfarer Westerly Whitestone Windmill Yarrow Zephyr"
-).split()
-COMPANY_LAST = "Analytics Brands Foods Freight Health Industries Insurance Labs Logistics Media Mobility Partners Retail Studios Systems".split()
+)
+COMPANY_LAST = _words(
+    "Analytics Brands Foods Freight Health Industries Insurance Labs Logistics Media Mobility Partners Retail Studios Systems"
+)
 
 
 def ascii_slug(text: str) -> str:
@@ -45,7 +51,7 @@ def ascii_slug(text: str) -> str:
 
 
 def full_name(rng: random.Random) -> tuple[str, str]:
-    return rng.choice(FIRST), rng.choice(LAST_NAMES)
+    return rng.choice(FIRST), rng.choice(LAST)
 
 
 def email(rng: random.Random, first: str, last: str, number: int, domain: str | None = None) -> str:

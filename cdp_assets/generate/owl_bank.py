@@ -12,7 +12,7 @@ from typing import Any
 from cdp_assets.generate import names
 from cdp_assets.generate.behaviour import CONFLICT, CONSENT, NEW_EMAIL, NEW_NAME, Action
 from cdp_assets.generate.model import Change, DataModel, Plan, pick
-from cdp_assets.generate.people import CUSTOMER, DAY, Person, device, instant
+from cdp_assets.generate.people import CUSTOMER, DAY, SUBSCRIBER, Person, device, instant
 from cdp_assets.generate.tables import Row
 from resources.warehouse import TableRef, TableSpec
 
@@ -118,7 +118,9 @@ class OwlBank(DataModel):
     def populate(self, rng: random.Random, people: list[Person], end: int) -> Change:
         change = Change()
         for person in people:
-            if person.kind == CUSTOMER and (not person.new or person.signed_up):
+            banked = person.kind == CUSTOMER and (not person.new or person.signed_up)
+            # Some who only left their address bank at a branch: known by it, and without a user id.
+            if banked or (person.kind == SUBSCRIBER and rng.random() < 0.5):
                 self._open(rng, change, person, end, overdue=0.16)
         for number in range(max(1, len(people) // 10)):  # customers of the branches, whom no event knows
             first, last = names.full_name(rng)
@@ -132,7 +134,7 @@ class OwlBank(DataModel):
 
     def _account(self, rng: random.Random, change: Change, person: str | None, address: str, end: int, *, overdue: float) -> None:
         today = instant(end).date()
-        account = {
+        account: Row = {
             "account_id": f"ACC-{self.number('account'):07d}",
             "customer_email": address,
             "account_type": rng.choices(("checking", "savings"), (65, 35))[0],
@@ -149,7 +151,7 @@ class OwlBank(DataModel):
     def _card(self, rng: random.Random, change: Change, account_id: str, end: int, overdue: float) -> None:
         today = instant(end).date()
         late = rng.random() < overdue
-        card = {
+        card: Row = {
             "card_id": f"CRD-{self.number('card'):07d}",
             "account_id": account_id,
             "product": rng.choices(CARD_PRODUCTS, (60, 30, 10))[0],

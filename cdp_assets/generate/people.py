@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from cdp_assets.generate import names
@@ -75,9 +75,6 @@ class Person:
     def email(self) -> str:
         return self.emails[-1]
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def of(cls, stored: dict[str, Any]) -> Person:
         return cls(**{**stored, "devices": [Device(**device) for device in stored["devices"]]})
@@ -95,7 +92,9 @@ def preferences(rng: random.Random) -> dict[str, bool] | None:
     return {"Functional": rng.random() < 0.96, "Analytics": rng.random() < 0.76, "Advertising": rng.random() < 0.64}
 
 
-def make_person(rng: random.Random, number: int, window: tuple[int, int], *, user_prefix: str, domain: str | None = None) -> Person:
+def make_person(
+    rng: random.Random, number: int, window: tuple[int, int], *, user_prefix: str, domain: str | None = None
+) -> Person:
     """Someone who first comes at some time within the window. Few come late, so that most are known at its end."""
     first, last = names.full_name(rng)
     kind = CUSTOMER if rng.random() < 0.85 else SUBSCRIBER if rng.random() < 0.4 else VISITOR

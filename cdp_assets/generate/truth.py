@@ -60,7 +60,8 @@ class Truth:
     def describe(self, person: Person) -> None:
         """Record a person and all identifiers, attached or not yet."""
         entry = self.persons.setdefault(
-            person.id, {"known_at": None, "traits": [], "consent": [], "entities": {}, "kind": person.kind, "user_id": person.user_id}
+            person.id,
+            {"known_at": None, "traits": [], "consent": [], "entities": {}, "kind": person.kind, "user_id": person.user_id},
         )
         entry.update(
             first_name=person.first_name, last_name=person.last_name, phone=person.phone, emails=list(person.emails), email=None

@@ -30,6 +30,7 @@ from cdp_assets.space.models import (
     Audience,
     AudienceCondition,
     ColumnFilters,
+    Comparison,
     Condition,
     ConditionGroup,
     EntityCondition,
@@ -133,6 +134,32 @@ def compile_audience(
         tuple(sorted(tables_of(space.graph, audience))),
         lambda members: compiler.context(audience, members),
     )
+
+
+def compile_inline(
+    warehouse: Warehouse, space: Space, key: str, as_of: dt.datetime, *, trait_values: TraitValues
+) -> CompiledAudience:
+    """An audience with those that it refers to compiled in place, so that it needs no build of them. Raises ConditionError for a circle."""
+    people = People(
+        warehouse, space.graph, as_of, events={e for audience in space.audiences.values() for e in events_of(audience)}
+    )
+
+    def compiled(wanted: str, above: tuple[str, ...]) -> CompiledAudience:
+        if wanted in above:
+            raise ConditionError(f"audiences refer to each other in a circle: {' -> '.join((*above, wanted))}")
+        if wanted not in space.audiences:
+            raise ConditionError(f"the space has no audience {wanted}")
+        return compile_audience(
+            warehouse,
+            space,
+            space.audiences[wanted],
+            as_of,
+            members_of=lambda other: compiled(other, (*above, wanted)).members,
+            trait_values=trait_values,
+            people=people,
+        )
+
+    return compiled(key, ())
 
 
 def events_of(audience: Audience) -> set[str]:
@@ -244,12 +271,12 @@ class _Compiler:
 
     def _parent_value(self, rows: ir.Table, parent: Node, node: Node) -> ir.Value:
         """The value by which a parent row is joined to its children."""
-        join = node.join
+        join = _join_between_entities(node)
         return _column(rows, join.left if isinstance(join, ColumnJoin) else join.parent_column, parent)
 
     def _of_parents(self, node: Node, condition: EntityCondition) -> ir.Table:
         """Passing rows of a nested node with ``cdp_key``, the parent's join value; a row as often as it has parents' values."""
-        rows, join = self._passing(node, condition), node.join
+        rows, join = self._passing(node, condition), _join_between_entities(node)
         if isinstance(join, ColumnJoin):
             return rows.mutate(cdp_key=_column(rows, join.right, node))
         junction = self.warehouse.table(TableRef.parse(join.table_ref))
@@ -369,6 +396,12 @@ class _Compiler:
             yield from self._context_rows(child, nested, joined)
 
 
+def _join_between_entities(node: Node) -> ColumnJoin | JunctionJoin:
+    if isinstance(node.join, ColumnJoin | JunctionJoin):
+        return node.join
+    raise ConditionError(f"relationship {node.path} is below an entity and needs join_on or junction_table")
+
+
 def _yields(condition: EntityCondition) -> bool:
     """Whether rows make the condition hold, rather than their absence."""
     return condition.with_entity is not None and not condition.zero
@@ -395,7 +428,7 @@ def _quantified(key: ir.Value, keyed: ir.Table, condition: EntityCondition | Eve
     return among(keyed) if number == 1 else counted(lambda count: count >= number)
 
 
-def _list_holds(value: ir.StringValue, wanted: TraitCondition, name: str) -> ir.BooleanValue:
+def _list_holds(value: ir.StringValue, wanted: Comparison, name: str) -> ir.BooleanValue:
     """``contains`` on a list: it holds one of the values. ``value`` is a JSON array of texts."""
     values = wanted.value if isinstance(wanted.value, tuple) else (wanted.value,)
     if wanted.operator is not Operator.contains or not all(isinstance(one, str) for one in values):

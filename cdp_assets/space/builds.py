@@ -6,6 +6,9 @@ Later rooms gate themselves on the very materialisations that they consume; this
 from __future__ import annotations
 
 import datetime as dt
+import json
+from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -68,3 +71,37 @@ def record_build(
                 }
             ),
         )
+
+
+def revisions_spec(schema: str) -> TableSpec:
+    """The table in which a room remembers what a revision stood for, so that a change can be named."""
+    return TableSpec(
+        TableRef(schema, "revisions"),
+        {"asset": "string", "revision": "string", "slice": "string"},
+        "The slice of configuration (JSON) behind each revision that was ever built.",
+        subject=None,
+        keys=("asset", "revision"),
+    )
+
+
+def record_revision(warehouse: Warehouse, schema: str, asset: str, revision: str, content: Mapping[str, Any]) -> None:
+    """Remember the slice behind a revision; a revision already known is left as it is."""
+    spec = revisions_spec(schema)
+    warehouse.ensure(spec)
+    known = warehouse.table(spec.ref)
+    if warehouse.count(known.filter((known.asset == asset) & (known.revision == revision))):
+        return
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    warehouse.append(spec.ref, pa.table({"asset": [asset], "revision": [revision], "slice": [text]}))
+
+
+def built_with(warehouse: Warehouse, schema: str, asset: str) -> list[dict[str, Any]]:
+    """(partition_key, revision, slice) of every built partition of an asset, by partition; slice is parsed or None."""
+    spec, kept = builds_spec(schema), revisions_spec(schema)
+    warehouse.ensure(spec, kept)
+    builds = warehouse.table(spec.ref)
+    builds = builds.filter(builds.asset == asset)
+    slices = warehouse.table(kept.ref)
+    joined = builds.left_join(slices, [builds.asset == slices.asset, builds.revision == slices.revision])
+    rows = warehouse.rows(joined.select(builds.partition_key, builds.revision, slices.slice).order_by("partition_key"), 100_000)
+    return [{**row, "slice": json.loads(row["slice"]) if row["slice"] else None} for row in rows]

@@ -281,7 +281,8 @@ class Wire:
             return tries(self._once, method, url, writes, judge, request)
         except TryAgainError as error:
             failure = error
-        until = failure.not_before or now() + max(SOON, dt.timedelta(seconds=failure.retry_after or 0))
+        asked = now() + dt.timedelta(seconds=failure.retry_after or 0)
+        until = max(asked, failure.not_before or now() + SOON)
         if (failure.retry_after or 0) > LONGEST_PAUSE:
             self.account.close_until(failure.code, until)
         raise CallFailedError("waiting", failure.code, until, maybe_applied=writes and failure.code[:1] == "5")

@@ -198,8 +198,8 @@ class Warehouse(ABC):
         """The table as an expression with lower-case columns. Raises :class:`MissingTableError`."""
         columns = self.schema(ref)
         folded = {self._fold(name): kind for name, kind in columns.items()}
-        location = tuple(self._fold(part) for part in (ref.database, ref.schema) if part)
-        bound = ibis.table(folded, name=self._fold(ref.name), database=location if len(location) > 1 else location[0])
+        catalog = self._fold(ref.database) if ref.database else None
+        bound = ibis.table(folded, name=self._fold(ref.name), catalog=catalog, database=self._fold(ref.schema))
         if all(self._fold(name) == name for name in columns):
             return bound
         return bound.select(**{name: bound[self._fold(name)] for name in columns})

@@ -5,8 +5,9 @@ Contents of arrays and of raw values inside directives are not looked at, as in 
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cdp_assets.activation_payloads.mapping_kit.values import MappingError, type_name
@@ -48,7 +49,7 @@ def _error(stack: Stack, message: str) -> MappingError:
     return MappingError(f"/{'/'.join(stack)} {message}.")
 
 
-def _collect(checks: list[Callable[[], None]]) -> None:
+def _collect(checks: Sequence[Callable[[], None]]) -> None:
     errors: list[str] = []
     for check in checks:
         try:
@@ -86,7 +87,7 @@ def _object(value: Any, stack: Stack) -> None:
     kind = _kind(value)
     if kind != "object":
         raise _error(stack, f"should be an object but it is {_article(kind)}")
-    _collect([lambda key=key: _any(value[key], (*stack, key)) for key in value])  # type: ignore[misc]
+    _collect([functools.partial(_any, value[key], (*stack, key)) for key in value])
 
 
 def _directive_or_raw(value: Any, stack: Stack) -> None:
@@ -147,8 +148,8 @@ def _fields(required: Mapping[str, Check] | None = None, optional: Mapping[str, 
                 raise _error(stack, f"should have field {json.dumps(name)} but it doesn't")
 
         _collect(
-            [lambda n=n, t=t: field(n, t, True) for n, t in (required or {}).items()]  # type: ignore[misc]
-            + [lambda n=n, t=t: field(n, t, False) for n, t in (optional or {}).items()]  # type: ignore[misc]
+            [functools.partial(field, name, test, True) for name, test in (required or {}).items()]
+            + [functools.partial(field, name, test, False) for name, test in (optional or {}).items()]
         )
 
     return check

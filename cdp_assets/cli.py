@@ -1,0 +1,462 @@
+"""``cdp …``: thin commands, each calling one function of a room or of the composition.
+
+Exit code 0: done; 1: the space or the run has problems, all printed; 2: the command was misused.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cdp_assets.space.home import Home
+from cdp_assets.space.space import SpaceError
+from resources.warehouse import WarehouseError
+
+app = typer.Typer(
+    help="An open, warehouse-first customer data platform.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+SpaceOption = Annotated[Path, typer.Option("--space", help="The space folder.", exists=True, file_okay=False)]
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Where state lives; default CDP_HOME, else .cdp.")]
+AsOfOption = Annotated[str | None, typer.Option("--as-of", help="UTC instant, ISO 8601; default: now.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def main() -> None:
+    """Entry point: configuration problems and warehouse errors become messages, not tracebacks."""
+    quiet_logs()
+    try:
+        app()
+    except SpaceError as error:
+        for problem in error.problems:
+            err.print(str(problem), style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except (WarehouseError, CommandError) as error:
+        err.print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(1)
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked; the message says why and what to do."""
+
+
+def quiet_logs() -> None:
+    """Clients log whole URLs at INFO, with addresses and tokens in them: keep them silent."""
+    for name in ("httpx", "httpcore", "snowflake.connector", "uvicorn", "uvicorn.access", "dagster"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def instant_of(text: str | None) -> dt.datetime | None:
+    if text is None:
+        return None
+    from cdp_assets.dagster_support import parse_instant
+
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        raise CommandError(f"--as-of: {error}") from None
+
+
+@contextmanager
+def _bar(title: str):
+    columns = (TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=False) as bar:
+        task = bar.add_task(title, total=None)
+
+        def advance(label: str, done: int, total: int) -> None:
+            name = label.split("__", 1)[-1].replace("__", " ").replace("_", " ")
+            bar.update(task, description=f"{title}: {name}"[:44], completed=done, total=total)
+
+        yield advance
+
+
+def _warehouse(space_dir: Path, home: Path | None):
+    from resources.space import load
+    from resources.warehouse.open import open_warehouse
+
+    space = load(space_dir)
+    paths = Home.of(home)
+    return space, paths, open_warehouse(space, paths, wait=60, on_wait=lambda text: err.print(text, style="yellow"))
+
+
+@app.command()
+def validate(space: SpaceOption, home: HomeOption = None) -> None:
+    """Check every file of a space, every reference, and the data graph against the warehouse."""
+    from cdp_assets.data_graph.warehouse_check import check_graph
+    from resources.space import load
+
+    loaded = load(space)
+    problems = list(loaded.warnings)
+    paths = Home.of(home)
+    checked = "the files"
+    if loaded.config.warehouse.type != "duckdb" or paths.warehouse_file(loaded.name).exists() or loaded.config.warehouse.files:
+        with _warehouse(space, home)[2] as warehouse:
+            problems += check_graph(loaded.graph, warehouse)
+            checked = "the files and the warehouse"
+    for problem in sorted(problems):
+        style = "yellow" if problem.level == "warning" else "red"
+        out.print(str(problem), style=style, markup=False, highlight=False)
+    for activation in loaded.activations.values():
+        if activation.consent.subject == "none":
+            out.print(
+                f"activation {activation.key} speaks of no person: {activation.consent.reason}", markup=False, highlight=False
+            )
+    if any(problem.level == "error" for problem in problems):
+        raise typer.Exit(1)
+    out.print(f"{loaded.name}: {checked} are valid", style="green", highlight=False)
+
+
+@app.command()
+def run(space: SpaceOption, as_of: AsOfOption = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Materialise every asset in order, through Dagster, and deliver."""
+    from cdp_assets.pipeline import RunError, run_space
+
+    try:
+        with _bar(space.name) as advance:
+            report = run_space(
+                space,
+                Home.of(home),
+                as_of=instant_of(as_of),
+                progress=advance,
+                on_wait=lambda text: err.print(text, style="yellow"),
+            )
+    except RunError as error:
+        raise CommandError(str(error)) from None
+    if as_json:
+        sys.stdout.write(json.dumps(report.summary) + "\n")
+    else:
+        print_summary(space.name, report.summary)
+    for name, reason in report.failures.items():
+        err.print(f"{name}: {reason}", style="red", markup=False, highlight=False)
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def print_summary(title: str, summary: dict[str, Any]) -> None:
+    """The summary as tables for people."""
+    events = summary["raw_events"]
+    table = Table(title=f"{title} as of {summary['as_of']}", title_justify="left", show_header=False)
+    table.add_row(
+        "events accepted / duplicate / quarantined",
+        f"{events['accepted']:,} / {events['duplicates']:,} / {events['quarantined']:,}",
+    )
+    table.add_row("profiles (merges)", f"{summary['profiles']:,} ({summary['merges']:,})")
+    for key, rows in summary["traits"].items():
+        table.add_row(f"trait {key}", f"{rows:,} profiles")
+    for key, audience in summary["audiences"].items():
+        table.add_row(f"audience {key}", f"{audience['members']:,} members, {audience['entities']:,} entities")
+    out.print(table)
+    if not summary["activations"]:
+        return
+    table = Table(title="activations", title_justify="left")
+    for column in ("activation", "considered", "unchanged", "delivered", "rejected", "waiting", "unknown", "withheld", "held"):
+        table.add_column(column, justify="left" if column == "activation" else "right")
+    for key, activation in summary["activations"].items():
+        cells = [
+            f"{_total(activation[c]):,}"
+            for c in ("considered", "unchanged", "delivered", "rejected", "waiting", "unknown", "withheld", "held")
+        ]
+        table.add_row(key, *cells)
+    out.print(table)
+    if not any(_total(a["delivered"]) for a in summary["activations"].values()):
+        out.print("nothing new to send: every destination already has what it should have", style="green")
+
+
+def _total(count: Any) -> int:
+    return sum(count.values()) if isinstance(count, dict) else int(count)
+
+
+@app.command()
+def preview(
+    audience: str,
+    space: SpaceOption,
+    as_of: AsOfOption = None,
+    home: HomeOption = None,
+    sample: Annotated[int, typer.Option(help="Members to show.")] = 10,
+    unmask: Annotated[bool, typer.Option(help="Show personal values.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Count and sample an audience without writing anything."""
+    from cdp_assets.linked_audiences.preview import preview as preview_audience
+
+    loaded, _, opened = _warehouse(space, home)
+    _known(loaded.audiences, audience, "audience")
+    with opened as warehouse:
+        found = preview_audience(
+            warehouse, loaded, audience, instant_of(as_of) or dt.datetime.now(dt.UTC), sample=sample, show_personal=unmask
+        )
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json(), default=str) + "\n")
+    else:
+        out.print(found.to_text(), markup=False, highlight=False)
+
+
+@app.command()
+def sql(
+    audience: str,
+    space: SpaceOption,
+    dialect: Annotated[str, typer.Option(help="duckdb, snowflake, databricks or bigquery.")] = "duckdb",
+    home: HomeOption = None,
+) -> None:
+    """Print the compiled query of an audience."""
+    from cdp_assets.linked_audiences.sql import audience_sql
+
+    loaded, _, opened = _warehouse(space, home)
+    _known(loaded.audiences, audience, "audience")
+    with opened as warehouse:
+        sys.stdout.write(audience_sql(loaded, audience, dialect, warehouse) + "\n")
+
+
+def _known(mapping: Any, key: str, kind: str) -> None:
+    if key not in mapping:
+        raise CommandError(f"no {kind} {key}; known: {', '.join(mapping) or 'none'}")
+
+
+@app.command("map")
+def map_lines() -> None:
+    """JSON lines {"mapping", "payload"} in, {"output"} or {"error"} out, in order."""
+    from cdp_assets.activation_payloads.mapping_kit import map_line
+
+    for line in sys.stdin:
+        if line.strip():
+            sys.stdout.write(map_line(line) + "\n")
+
+
+@app.command()
+def schema(folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("docs/schemas")) -> None:
+    """Write the JSON Schemas of the space folder's files, for editors."""
+    from cdp_assets.space.schemas import json_schemas
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, document in json_schemas().items():
+        (folder / f"{kind}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        out.print(f"{folder / kind}.json")
+
+
+@app.command("sandbox")
+def run_sandbox(port: Annotated[int, typer.Option(help="Loopback port.")] = 8787, home: HomeOption = None) -> None:
+    """Run the twins, with a page of what they received, on loopback."""
+    from resources.sandbox.server import run_server
+
+    paths = Home.of(home)
+    paths.sandbox.mkdir(parents=True, exist_ok=True)
+    out.print(f"twins at http://127.0.0.1:{port}/ (stop with Ctrl-C)", highlight=False)
+    run_server(port, paths.sandbox)
+
+
+@app.command()
+def release(
+    activation: str,
+    space: SpaceOption,
+    send: Annotated[bool, typer.Option("--send", help="The next sync sends the differences.")] = False,
+    rebaseline: Annotated[
+        bool, typer.Option("--rebaseline", help="The next sync records them as confirmed and sends none.")
+    ] = False,
+    home: HomeOption = None,
+) -> None:
+    """Lift what held an activation's newest sync, for its next one."""
+    from cdp_assets.destination_syncs.release import NothingHeldError
+    from cdp_assets.destination_syncs.release import release as lift
+
+    if send == rebaseline:
+        raise CommandError("give one of --send and --rebaseline")
+    _, _, opened = _warehouse(space, home)
+    with opened as warehouse:
+        try:
+            lifted = lift(warehouse, activation, "send" if send else "rebaseline", dt.datetime.now(dt.UTC))
+        except NothingHeldError as error:
+            raise CommandError(str(error)) from None
+    for one in lifted:
+        out.print(str(one), markup=False, highlight=False)
+
+
+@app.command()
+def retire(
+    activation: str,
+    space: SpaceOption,
+    with_exits: Annotated[bool, typer.Option("--exit", help="Exit everybody who is in.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """End an activation. Without --exit the destination keeps what it holds."""
+    from cdp_assets.destination_syncs.retire import UnknownActivationError
+    from cdp_assets.destination_syncs.retire import retire as end
+
+    loaded, paths, opened = _warehouse(space, home)
+    if not with_exits:
+        with opened as warehouse:
+            try:
+                accounts = end(warehouse, activation, dt.datetime.now(dt.UTC))
+            except UnknownActivationError as error:
+                raise CommandError(str(error)) from None
+        out.print(f"{activation} is retired at {', '.join(accounts)}; nobody was exited", highlight=False)
+        return
+    opened.close()
+    from cdp_assets.pipeline import retire_activation
+
+    _known(loaded.activations, activation, "activation")
+    result = retire_activation(space, paths, activation)
+    out.print_json(json.dumps(result.to_json()))
+
+
+ledger_app = typer.Typer(help="What each destination has confirmed, refused, or left unknown.", no_args_is_help=True)
+app.add_typer(ledger_app, name="ledger")
+
+ActivationOption = Annotated[str | None, typer.Option("--activation", help="Only this activation.")]
+ReasonOption = Annotated[str | None, typer.Option("--reason", help="Only this reason.")]
+KeyOption = Annotated[str | None, typer.Option("--key", help="Only this destination key.")]
+RunOption = Annotated[str | None, typer.Option("--run", help="Only keys last tried by this run.")]
+
+
+def _rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            sys.stdout.write(json.dumps(row, default=str) + "\n")
+        return
+    if not rows:
+        out.print(f"{title}: none")
+        return
+    table = Table(title=title, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(json.dumps(v) if isinstance(v, dict | list) else str(v if v is not None else "") for v in row.values()))
+    out.print(table)
+
+
+@ledger_app.command("outcomes")
+def ledger_outcomes(
+    space: SpaceOption, activation: ActivationOption = None, home: HomeOption = None, as_json: JsonOption = False
+) -> None:
+    """Keys of each activation's newest sync by outcome and reason."""
+    from cdp_assets.destination_syncs.ledger import outcomes
+
+    with _warehouse(space, home)[2] as warehouse:
+        _rows("outcomes", outcomes(warehouse, activation=activation), as_json)
+
+
+@ledger_app.command("syncs")
+def ledger_syncs(
+    space: SpaceOption,
+    activation: ActivationOption = None,
+    limit: Annotated[int, typer.Option(help="Rows to show.")] = 20,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The newest syncs with their accounting."""
+    from cdp_assets.destination_syncs.ledger import syncs
+
+    with _warehouse(space, home)[2] as warehouse:
+        _rows("syncs", syncs(warehouse, activation=activation, limit=limit), as_json)
+
+
+@ledger_app.command("show")
+def ledger_show(
+    space: SpaceOption,
+    activation: ActivationOption = None,
+    key: KeyOption = None,
+    reason: ReasonOption = None,
+    run: RunOption = None,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Only dead letters.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ledger rows with their newest undelivered message, masked."""
+    from cdp_assets.destination_syncs.ledger import Selection, dead_letters, show
+
+    selection = Selection(activation=activation, key=key, reason=reason, run_id=run)
+    with _warehouse(space, home)[2] as warehouse:
+        _rows("ledger", (dead_letters if rejected else show)(warehouse, selection), as_json)
+
+
+@ledger_app.command("replay")
+def ledger_replay(
+    space: SpaceOption,
+    activation: ActivationOption = None,
+    key: KeyOption = None,
+    reason: ReasonOption = None,
+    run: RunOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Let the next sync try rejected keys again, and waiting ones at once."""
+    from cdp_assets.destination_syncs.ledger import Selection, replay
+
+    selection = Selection(activation=activation, key=key, reason=reason, run_id=run)
+    with _warehouse(space, home)[2] as warehouse:
+        count = replay(warehouse, selection, dt.datetime.now(dt.UTC))
+    out.print(f"{count} key(s) will be tried again by the next sync", highlight=False)
+
+
+@app.command()
+def generate(
+    space: SpaceOption,
+    profiles: Annotated[int, typer.Option(help="People to make.")] = 800,
+    days: Annotated[int, typer.Option(help="Days of events.")] = 14,
+    seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 7,
+    end: Annotated[
+        str | None, typer.Option(help="End of the events, UTC; default: the start of today at the first generation.")
+    ] = None,
+    more: Annotated[str | None, typer.Option(help="Continue an earlier generation by this much: 1d or 1h.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Make realistic demo data, with the truth about it beside it."""
+    from cdp_assets.generate import GenerateError
+    from cdp_assets.generate import generate as make
+
+    loaded, paths, opened = _warehouse(space, home)
+    today = dt.datetime.now(dt.UTC).date()
+    with opened as warehouse:
+        try:
+            result = make(
+                loaded, warehouse, paths, profiles=profiles, days=days, seed=seed, end=instant_of(end), more=more, today=today
+            )
+        except GenerateError as error:
+            raise CommandError(str(error)) from None
+    out.print(
+        f"{loaded.name}: {result.lines:,} landing lines up to {result.end.isoformat()} in {len(result.files)} files",
+        highlight=False,
+    )
+
+
+@app.command()
+def demo(home: HomeOption = None) -> None:
+    """Generate data, run every asset of the demo spaces, deliver, and print what happened."""
+    from cdp_assets.demo import DEMO_SPACES, run_demo
+
+    failed = False
+    for name in DEMO_SPACES:
+        with _bar(name) as advance:
+            report = run_demo(name, Home.of(home), advance)
+        print_summary(name, report.summary)
+        for asset, reason in report.failures.items():
+            err.print(f"{asset}: {reason}", style="red", markup=False, highlight=False)
+            failed = True
+    out.print("see it in the Dagster UI: make ui", style="green", highlight=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+    sandbox_port: Annotated[int, typer.Option(help="Port of the twins.")] = 8787,
+    home: HomeOption = None,
+) -> None:
+    """Open the Dagster UI with its daemon, the twins beside it, sensors and schedules on."""
+    from cdp_assets.demo import serve
+
+    raise typer.Exit(serve(Home.of(home), port, sandbox_port, lambda text: out.print(text, highlight=False)))

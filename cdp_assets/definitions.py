@@ -1,0 +1,192 @@
+"""A space folder as Dagster definitions: the only file that knows every room.
+
+``build_definitions`` serves the code locations of ``workspace.yaml``, the command line and the tests alike.
+"""
+
+import datetime as dt
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+# The backfill_policy parameter is beta in this Dagster; one warning per asset at import helps nobody.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+from cdp_assets.activation_payloads import assets as payloads  # noqa: E402 - after the warning filter, which import-time decorators need
+from cdp_assets.computed_traits import assets as traits  # noqa: E402
+from cdp_assets.dagster_support import (  # noqa: E402
+    META_AS_OF,
+    META_REVISION,
+    WAREHOUSE_GROUP,
+    asset_key,
+    format_instant,
+    selected_windows,
+    table_key,
+    window_as_of,
+)
+from cdp_assets.destination_syncs import assets as syncs  # noqa: E402
+from cdp_assets.linked_audiences import assets as audiences  # noqa: E402
+from cdp_assets.linked_audiences import checks as audience_checks  # noqa: E402
+from cdp_assets.linked_audiences.sql import audience_sql  # noqa: E402
+from cdp_assets.raw_events.assets import build_raw_events, take_in_and_build  # noqa: E402
+from cdp_assets.space.home import Home  # noqa: E402
+from cdp_assets.space.revisions import audience_revision, trait_revision  # noqa: E402
+from cdp_assets.space.space import Space  # noqa: E402
+from cdp_assets.unified_profiles.assets import build_unified_profiles  # noqa: E402
+from cdp_assets.unified_profiles.build import build_profiles  # noqa: E402
+from resources.instance import pool_of  # noqa: E402
+from resources.space import SpaceResource, load  # noqa: E402
+from resources.warehouse import TableRef, Warehouse  # noqa: E402
+from schedules import build_schedules  # noqa: E402
+from sensors import build_sensors  # noqa: E402
+
+
+def build_definitions(directory: Path | str, home: Path | str | None = None) -> dg.Definitions:
+    """Definitions of the space in ``directory``, its state in ``home`` (default: CDP_HOME, else ``.cdp``).
+
+    Raises SpaceError, with every located problem, when the space does not validate.
+    """
+    space = load(Path(directory))
+    home_paths = Home.of(home)
+    steps = [
+        *company_tables(space),
+        build_raw_events(space.config),
+        build_unified_profiles(space.config, space.graph),
+        *build_traits_and_audiences(space),
+        *payloads.build_payload_assets(space),
+        *syncs.build_sync_assets(space, take_in_landing),
+    ]
+    return dg.Definitions(
+        assets=steps,
+        resources={"space": SpaceResource(directory=str(Path(directory).resolve()), home=str(home_paths.root))},
+        schedules=build_schedules(space),
+        sensors=build_sensors(space, Path(directory).resolve(), home_paths),
+        # One DuckDB file admits one process, and a process per step costs seconds; Snowflake takes many.
+        executor=dg.in_process_executor if space.config.warehouse.type == "duckdb" else dg.multiprocess_executor,
+    )
+
+
+def company_tables(space: Space) -> list[dg.AssetSpec]:
+    """The company's own tables that the graph reads in place, as external assets, so that lineage is whole."""
+    refs: set[TableRef] = set()
+    for audience in space.audiences.values():
+        refs |= audiences.entity_tables(space, audience)
+    for entity in space.graph.entities:
+        refs.add(TableRef.parse(entity.table_ref))
+    return [
+        dg.AssetSpec(
+            table_key(space.name, ref),
+            description="A table of the company's, read in place.",
+            group_name=WAREHOUSE_GROUP,
+            kinds={space.config.warehouse.type, "table"},
+            owners=[space.config.owner],
+            metadata={"dagster/table_name": str(ref)},
+        )
+        for ref in sorted(refs)
+    ]
+
+
+def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
+    """Traits and audiences in one step, so that they share scans and one that fails skips only what depends on it.
+
+    They are one step rather than two because Dagster skips a whole step when one of its inputs was skipped: with two steps, a
+    failing trait would keep every audience from being built.
+    """
+    specs = [*traits.specs(space), *audiences.specs(space)]
+    if not specs:
+        return []
+
+    @dg.multi_asset(
+        name=f"{space.name}__traits_and_audiences",
+        specs=specs,
+        check_specs=audience_checks.specs(space),
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=pool_of(space.name),
+    )
+    def _assets(context: dg.AssetExecutionContext, space: SpaceResource) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        loaded = space.load()
+        trait_keys = _selected(context, {key: traits.key_of(loaded, key) for key in loaded.traits})
+        audience_keys = _selected(context, {key: audiences.key_of(loaded, key) for key in loaded.audiences})
+        trait_runs: dict[str, list[dict]] = {key: [] for key in trait_keys}
+        audience_runs: dict[str, list[dict]] = {key: [] for key in audience_keys}
+        errors: dict[dg.AssetKey, dict[str, str]] = {}
+        windows = selected_windows(context, loaded.config)
+        with space.open(loaded, on_wait=context.log.info) as warehouse:
+            for window in windows:
+                as_of = window_as_of(context, window)
+                built = traits.compute(warehouse, loaded, trait_keys, window, as_of, context.run.run_id)
+                for key, trait in built.items():
+                    if trait.error:
+                        errors.setdefault(traits.key_of(loaded, key), {})[window.key] = trait.error
+                    else:
+                        trait_runs[key].append({"rows": trait.rows, "as_of": as_of})
+                failed = frozenset(key for key, trait in built.items() if trait.error)
+                found = audiences.compute(warehouse, loaded, audience_keys, window, as_of, context.run.run_id, failed)
+                for key, audience in found.items():
+                    problem = audience.error or audience.skipped_because
+                    if problem:
+                        errors.setdefault(audiences.key_of(loaded, key), {})[window.key] = problem
+                    else:
+                        audience_runs[key].append({"result": audience, "as_of": as_of})
+            queries = {
+                key: audience_sql(loaded, key, warehouse.dialect, warehouse) for key in audience_keys if audience_runs[key]
+            }
+            verdicts = audience_checks.evaluate(warehouse, loaded, trait_keys, audience_keys, windows, errors)
+        for key in trait_keys:
+            runs = trait_runs[key]
+            if runs and traits.key_of(loaded, key) not in errors:
+                yield dg.MaterializeResult(
+                    traits.key_of(loaded, key),
+                    metadata={
+                        "dagster/partition_row_count": runs[-1]["rows"],
+                        META_AS_OF: format_instant(runs[-1]["as_of"]),
+                        META_REVISION: trait_revision(loaded, key),
+                    },
+                )
+        for key in audience_keys:
+            runs = audience_runs[key]
+            if runs and audiences.key_of(loaded, key) not in errors:
+                newest = runs[-1]["result"]
+                yield dg.MaterializeResult(
+                    audiences.key_of(loaded, key),
+                    metadata={
+                        "dagster/partition_row_count": newest.members,
+                        "members": newest.members,
+                        "entities": newest.entities,
+                        "entered since the last build": newest.entered,
+                        "left since the last build": newest.left,
+                        "compiled SQL": dg.MetadataValue.md(f"```sql\n{queries[key]}\n```"),
+                        META_AS_OF: format_instant(runs[-1]["as_of"]),
+                        META_REVISION: audience_revision(loaded, key),
+                    },
+                )
+        for asset, by_window in errors.items():
+            context.log.error(f"{asset.to_user_string()} was not built: {json.dumps(by_window)}")
+        yield from audience_checks.results(context, verdicts)
+
+    return [_assets]
+
+
+def take_in_landing(context: dg.AssetExecutionContext, resource: SpaceResource, space: Space, warehouse: Warehouse) -> None:
+    """Take in landing files that are listed but unread, up to identity, so that a sync knows every consent that has landed."""
+    now = dt.datetime.now(dt.UTC)
+    built = take_in_and_build(warehouse, space.config, resource.landing(space), [], now, context.run.run_id, affected_only=True)
+    if not built.files:
+        return
+    build_profiles(warehouse, space.config, space.graph, as_of=now, loaded_at=now, run_id=context.run.run_id)
+    messages = asset_key(space.name, "raw_events", "messages")
+    for window in built.windows:
+        metadata = {
+            META_AS_OF: format_instant(min(window.end, now)),
+            "dagster/partition_row_count": built.counts[window.key].accepted,
+        }
+        context.log_event(dg.AssetMaterialization(messages, partition=window.key, metadata=metadata))
+    context.log.info(f"took in {built.files} landing file(s) before sending")
+
+
+def _selected(context: dg.AssetExecutionContext, keys: Mapping[str, dg.AssetKey]) -> Sequence[str]:
+    return [name for name, key in keys.items() if key in context.selected_asset_keys]

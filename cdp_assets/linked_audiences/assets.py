@@ -1,0 +1,109 @@
+"""Dagster side of the linked_audiences room: one asset per audience, all computed together.
+
+The traits and the audiences of a space share one step (see :mod:`cdp_assets.definitions`); this module says what the
+audiences are and computes the selected ones for one window.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from cdp_assets.dagster_support import asset_key, room_spec, table_key
+from cdp_assets.data_graph.model import JunctionJoin
+from cdp_assets.linked_audiences.build import AudienceResult, build_audiences
+from cdp_assets.linked_audiences.describe import condition_tree
+from cdp_assets.linked_audiences.tables import AUDIENCE_MEMBERS, SCHEMA
+from cdp_assets.space.builds import record_revision
+from cdp_assets.space.models import Audience, AudienceCondition, EntityCondition, TraitCondition
+from cdp_assets.space.revisions import audience_revision, audience_slice
+from cdp_assets.space.space import Space
+from cdp_assets.space.time import Window
+from resources.warehouse import TableRef, Warehouse
+
+ROOM = "linked_audiences"
+
+
+def key_of(space: Space, audience: str) -> dg.AssetKey:
+    return asset_key(space.name, ROOM, audience)
+
+
+def entity_tables(space: Space, audience: Audience) -> set[TableRef]:
+    """Company tables on the audience's own paths, junctions included."""
+    found: set[TableRef] = set()
+
+    def walk(conditions: Sequence[object], parent: str | None) -> None:
+        for condition in conditions:
+            if isinstance(condition, EntityCondition):
+                node = space.graph.child(parent, condition.relationship)
+                found.add(TableRef.parse(node.entity.table_ref))
+                if isinstance(node.join, JunctionJoin):
+                    found.add(TableRef.parse(node.join.table_ref))
+                if condition.nested:
+                    walk(condition.nested.conditions, node.path)
+
+    for group in audience.groups:
+        walk(group.conditions, None)
+    return found
+
+
+def _dependencies(space: Space, audience: Audience) -> Iterator[dg.AssetKey]:
+    yield asset_key(space.name, "unified_profiles", "user_identifiers")
+    for ref in sorted(entity_tables(space, audience)):
+        yield table_key(space.name, ref)
+    for group in audience.groups:
+        for condition in group.conditions:
+            if isinstance(condition, TraitCondition) and condition.trait in space.traits:
+                yield asset_key(space.name, "computed_traits", condition.trait)
+            elif isinstance(condition, AudienceCondition):
+                yield key_of(space, condition.audience)
+
+
+def specs(space: Space) -> list[dg.AssetSpec]:
+    found = []
+    for key, audience in space.audiences.items():
+        tree = condition_tree(space, audience)
+        found.append(
+            room_spec(
+                space.config,
+                ROOM,
+                key,
+                description=f"{audience.description or audience.name}\n\n```\n{tree}\n```",
+                table=AUDIENCE_MEMBERS,
+                deps=sorted(set(_dependencies(space, audience))),
+                owner=audience.owner,
+                code_version=audience_revision(space, key),
+                partitioned=True,
+                skippable=True,
+            )
+        )
+    return found
+
+
+def compute(
+    warehouse: Warehouse,
+    space: Space,
+    keys: Sequence[str],
+    window: Window,
+    as_of: dt.datetime,
+    run_id: str,
+    failed_traits: frozenset[str],
+) -> dict[str, AudienceResult]:
+    """Compute the audiences of one window; one that fails, or whose trait failed, keeps its previous partition."""
+    if not keys:
+        return {}
+    revisions = {key: audience_revision(space, key) for key in keys}
+    results = build_audiences(
+        warehouse,
+        space,
+        list(keys),
+        window,
+        as_of,
+        loaded_at=dt.datetime.now(dt.UTC),
+        run_id=run_id,
+        revisions=revisions,
+        failed_traits=failed_traits,
+    )
+    for key in keys:
+        record_revision(warehouse, SCHEMA, key, revisions[key], audience_slice(space, key))
+    return results

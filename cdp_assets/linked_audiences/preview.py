@@ -1,0 +1,160 @@
+"""What an audience would be: its size and a sample of members with the rows that made them match. Writes nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+
+from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
+from cdp_assets.computed_traits.tables import stored_values
+from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, compile_inline
+from cdp_assets.linked_audiences.describe import condition_tree
+from cdp_assets.linked_audiences.sql import audience_sql
+from cdp_assets.space.masking import looks_personal, mask_value
+from cdp_assets.space.operators import ConditionError
+from cdp_assets.space.space import Space
+from cdp_assets.unified_profiles.tables import identifiers_as_of
+from resources.warehouse import Warehouse, timestamp_literal
+
+PER_LEVEL = 10
+_CONTEXT_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A previewed audience.
+
+    count: all members. members: a sample by canonical id, each ``{"id", "identifiers": {type: [values]}, "entities": {slug: [{"id",
+    "entities"}]}}``, values masked unless shown, at most ten entities per level. tree: the conditions in words. sql: the query.
+    """
+
+    audience: str
+    as_of: dt.datetime
+    count: int
+    members: Sequence[Mapping[str, Any]]
+    tree: str
+    sql: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, for one JSON object."""
+        return {
+            "audience": self.audience,
+            "as_of": self.as_of.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "count": self.count,
+            "members": list(self.members),
+            "conditions": self.tree,
+            "sql": self.sql,
+        }
+
+    def to_text(self) -> str:
+        """For a terminal."""
+        lines = [f"{self.audience}: {self.count:,} member(s) as of {self.as_of.isoformat()}", "", self.tree, ""]
+        for member in self.members:
+            known = ", ".join(f"{kind} {value}" for kind, values in member["identifiers"].items() for value in values)
+            lines.append(f"{member['id']}  {known}".rstrip())
+            lines += _entity_lines(member["entities"], "  ")
+        if self.count > len(self.members):
+            lines.append(f"… and {self.count - len(self.members):,} more")
+        return "\n".join(lines)
+
+
+def _entity_lines(entities: Mapping[str, Sequence[Mapping[str, Any]]], indent: str) -> Iterator[str]:
+    for slug, rows in entities.items():
+        for row in rows:
+            yield f"{indent}{slug} {row['id']}"
+            yield from _entity_lines(row["entities"], indent + "  ")
+
+
+def preview(
+    warehouse: Warehouse,
+    space: Space,
+    audience_key: str,
+    as_of: dt.datetime,
+    sample: int = 10,
+    show_personal: bool = False,
+    *,
+    inline_traits: Callable[[str], ir.Table] | None = None,
+) -> Preview:
+    """Count and sample an audience at ``as_of``; audiences that it refers to are computed in place.
+
+    A computed trait is read from its newest build of an as_of no later than ``as_of``; one without such a build comes from
+    ``inline_traits`` (key -> canonical_segment_id, value_text, value_number) or is a ConditionError. Raises ConditionError,
+    MissingTableError.
+    """
+    compiled = compile_inline(
+        warehouse, space, audience_key, as_of, trait_values=lambda trait: _trait(warehouse, trait, as_of, inline_traits)
+    )
+    count = warehouse.count(compiled.members)
+    ids = [row[PROFILE] for row in warehouse.rows(compiled.members.order_by(PROFILE), sample)] if sample and count else []
+    shown = (lambda value: value) if show_personal else _masked
+    return Preview(
+        audience_key,
+        as_of,
+        count,
+        _sampled(warehouse, space, as_of, compiled, ids, show_personal, shown) if ids else [],
+        condition_tree(space, space.audiences[audience_key]),
+        audience_sql(space, audience_key, warehouse.dialect, warehouse, as_of=as_of),
+    )
+
+
+def _masked(value: str) -> str:
+    return mask_value(value) if looks_personal(value) else value
+
+
+def _trait(warehouse: Warehouse, trait: str, as_of: dt.datetime, inline: Callable[[str], ir.Table] | None) -> ir.Table:
+    if warehouse.has(TRAIT_BUILDS.ref):
+        builds = warehouse.table(TRAIT_BUILDS.ref)
+        usable = builds.filter((builds.asset == trait) & (builds.as_of <= timestamp_literal(as_of)))
+        rows = warehouse.rows(usable.order_by(ibis.desc("as_of")).select("partition_key"), 1)
+        if rows:
+            return stored_values(warehouse, trait, rows[0]["partition_key"])
+    if inline is None:
+        raise ConditionError(f"trait {trait} has no build as of {as_of.isoformat()} or before; run the space first")
+    return inline(trait)
+
+
+def _sampled(
+    warehouse: Warehouse,
+    space: Space,
+    as_of: dt.datetime,
+    compiled: CompiledAudience,
+    ids: Sequence[str],
+    show_personal: bool,
+    shown: Callable[[str], str],
+) -> list[dict[str, Any]]:
+    known = identifiers_as_of(warehouse, space.graph, as_of)
+    known = known.filter(known[PROFILE].isin(ids)).order_by(PROFILE, "type", "value")
+    identifiers: dict[str, dict[str, list[str]]] = {one: {} for one in ids}
+    for row in warehouse.rows(known, _CONTEXT_ROWS):
+        value = row["value"] if show_personal else mask_value(row["value"])
+        identifiers[row[PROFILE]].setdefault(row["type"], []).append(value)
+    context = compiled.context_of(compiled.members.filter(compiled.members[PROFILE].isin(ids)))
+    rows = warehouse.rows(context.order_by(PROFILE, "path", "entity_id", "parent_entity_id"), _CONTEXT_ROWS)
+    return [
+        {
+            "id": one,
+            "identifiers": identifiers[one],
+            "entities": _tree([row for row in rows if row[PROFILE] == one], None, None, shown),
+        }
+        for one in ids
+    ]
+
+
+def _tree(
+    rows: Sequence[Mapping[str, Any]], path: str | None, parent: str | None, shown: Callable[[str], str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Context rows below an entity as {slug: [{"id", "entities"}]}, at most ten per slug."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        above, _, slug = row["path"].rpartition(":")
+        if (above or None) != path or row["parent_entity_id"] != parent:
+            continue
+        siblings = found.setdefault(slug, [])
+        if len(siblings) < PER_LEVEL:
+            siblings.append({"id": shown(row["entity_id"]), "entities": _tree(rows, row["path"], row["entity_id"], shown)})
+    return found

@@ -1,0 +1,57 @@
+"""Opens a destination that a space names, in the right mode.
+
+A destination is a sandbox unless CDP_LIVE=1 *and* the space names the account. Ledger rows carry the account and never count for
+another one, so a rehearsal in the sandbox leaves nothing behind for the live account.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from cdp_assets.space.models import DestinationConfig
+from resources.destinations import Connection, Destination, DestinationConfigError
+from resources.destinations.registry import connect
+from resources.warehouse import WarehouseError
+from resources.warehouse.open import expand
+
+SANDBOX_ACCOUNT = "sandbox"
+DEFAULT_SANDBOX_URL = "http://127.0.0.1:8787"
+
+
+def is_live(config: DestinationConfig, environment: Mapping[str, str] | None = None) -> bool:
+    variables = os.environ if environment is None else environment
+    return variables.get("CDP_LIVE") == "1" and bool(config.account)
+
+
+def account_of(config: DestinationConfig) -> str:
+    """The name that ledger rows carry: the live account's, or ``sandbox``."""
+    return str(config.account) if is_live(config) else SANDBOX_ACCOUNT
+
+
+def connection_of(config: DestinationConfig) -> Connection:
+    """How to reach the account. Raises DestinationConfigError naming a variable that is not set."""
+    live = is_live(config)
+    base = None if live else f"{os.environ.get('CDP_SANDBOX_URL', DEFAULT_SANDBOX_URL).rstrip('/')}/{config.type}"
+    try:
+        credentials = {name: expand(value) for name, value in config.credentials.items()}
+        settings = {name: _expanded(value) for name, value in config.settings.items()}
+    except WarehouseError as error:
+        raise DestinationConfigError(str(error)) from None
+    return Connection(
+        mode="live" if live else "sandbox",
+        account=account_of(config),
+        settings=settings,
+        credentials=credentials,
+        base_url=base,
+    )
+
+
+def open_destination(config: DestinationConfig) -> Destination:
+    """A connector bound to the account; the caller closes it. Raises DestinationConfigError."""
+    return connect(config.type, connection_of(config))
+
+
+def _expanded(value: Any) -> Any:
+    return expand(value) if isinstance(value, str) else value

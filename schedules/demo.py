@@ -1,0 +1,43 @@
+"""The demo's pulse: now and then another hour of generated events lands, so that a user sees the house alive.
+
+Only spaces that the generator knows have it, and only where CDP_DEMO=1 (``make ui`` sets it).
+"""
+
+import datetime as dt
+import os
+
+import dagster as dg
+
+from cdp_assets.generate import generate
+from cdp_assets.generate.generator import DATA_MODELS
+from cdp_assets.space.space import Space
+from resources.instance import pool_of
+from resources.space import SpaceResource
+
+
+def build_demo_schedules(space: Space) -> list[dg.ScheduleDefinition]:
+    if os.environ.get("CDP_DEMO") != "1" or space.name not in DATA_MODELS:
+        return []
+
+    @dg.op(name=f"{space.name}__land_an_hour", pool=pool_of(space.name))
+    def land_an_hour(context: dg.OpExecutionContext, space: SpaceResource) -> None:
+        loaded = space.load()
+        with space.open(loaded, on_wait=context.log.info) as warehouse:
+            result = generate(loaded, warehouse, space.paths(), more="1h", today=dt.datetime.now(dt.UTC).date())
+        context.log.info(f"landed events up to {result.end.isoformat()}")
+
+    @dg.job(
+        name=f"{space.name}__demo", description="Lands another hour of generated events.", executor_def=dg.in_process_executor
+    )
+    def demo() -> None:
+        land_an_hour()
+
+    return [
+        dg.ScheduleDefinition(
+            name=f"{space.name}__demo_pulse",
+            job=demo,
+            cron_schedule="*/5 * * * *",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description="Lands another hour of generated events every five minutes.",
+        )
+    ]

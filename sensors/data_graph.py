@@ -1,0 +1,145 @@
+"""A changed definition (data graph, trait, audience) requests the backfill of exactly what it makes stale, once.
+
+Only traits and audiences are ever backfilled, never payloads or syncs: nothing is sent by it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import dagster as dg
+
+from cdp_assets.dagster_internals import running_backfills, subset_run_request
+from cdp_assets.dagster_support import META_REVISION, asset_key, partitions_of
+from cdp_assets.space.revisions import audience_revision, trait_revision
+from cdp_assets.space.space import Space, SpaceError
+from resources.space import load
+
+TAG_SENSOR = "cdp/sensor"
+ROOMS_OF_DEFINITIONS = ("computed_traits", "linked_audiences")
+
+
+@dataclass
+class Memory:
+    """What the sensor remembers per asset (``room/key``): the last event read, the revision of each built partition, and what it asked for."""
+
+    last: dict[str, int] = field(default_factory=dict)
+    partitions: dict[str, dict[str, str]] = field(default_factory=dict)
+    asked: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, cursor: str | None) -> Self:
+        """From a cursor; an unreadable one is forgotten, which costs one full read."""
+        try:
+            stored = json.loads(cursor or "{}")
+            return cls(stored.get("last", {}), stored.get("partitions", {}), stored.get("asked", {}))
+        except (ValueError, AttributeError):
+            return cls()
+
+    def dump(self) -> str:
+        return json.dumps({"last": self.last, "partitions": self.partitions, "asked": self.asked}, sort_keys=True)
+
+
+def revisions(space: Space) -> dict[str, str]:
+    """Current revision of every trait and audience, by ``room/key``."""
+    return {
+        **{f"computed_traits/{key}": trait_revision(space, key) for key in space.traits},
+        **{f"linked_audiences/{key}": audience_revision(space, key) for key in space.audiences},
+    }
+
+
+def stale(built: Mapping[str, Mapping[str, str]], current: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, list[str]]:
+    """Partitions built with another revision than the current one, per asset, unless that revision was already asked for.
+
+    ``built``: asset -> partition -> revision. Assets that are gone, or were never built, are not stale.
+    """
+    found = {}
+    for asset, revision in current.items():
+        if asked.get(asset) == revision:
+            continue
+        partitions = sorted(p for p, other in built.get(asset, {}).items() if other != revision)
+        if partitions:
+            found[asset] = partitions
+    return found
+
+
+def changed_keys(loaded: Space, current: Space) -> tuple[list[str], list[str]]:
+    """(added, removed) trait, audience and activation keys since the location was loaded; they need a reload."""
+
+    def keys(space: Space) -> set[str]:
+        return {
+            *(f"computed_traits/{key}" for key in space.traits),
+            *(f"linked_audiences/{key}" for key in space.audiences),
+            *(f"destination_syncs/{key}" for key in space.activations),
+        }
+
+    return sorted(keys(current) - keys(loaded)), sorted(keys(loaded) - keys(current))
+
+
+def build_data_graph_sensor(space: Space, directory: Path) -> dg.SensorDefinition | None:
+    name = f"{space.name}__data_graph"
+    keys = [
+        *(asset_key(space.name, "computed_traits", key) for key in space.traits),
+        *(asset_key(space.name, "linked_audiences", key) for key in space.audiences),
+    ]
+
+    @dg.sensor(
+        name=name,
+        asset_selection=dg.AssetSelection.assets(*keys),
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING if space.config.automation == "on" else dg.DefaultSensorStatus.STOPPED,
+        description="Backfills exactly the partitions that a changed definition makes stale. Sends nothing.",
+    )
+    def _tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        try:
+            current = load(directory)
+        except SpaceError as error:
+            return dg.SkipReason(f"the space does not validate: {error.problems[0]}")
+        added, removed = changed_keys(space, current)
+        known = {"/".join(key.path[1:]) for key in keys}
+        now = {asset: revision for asset, revision in revisions(current).items() if asset in known}
+        memory = Memory.parse(context.cursor)
+        read_builds(context.instance, space.name, now, memory)
+        for asset, revision in now.items():
+            # Once everything is of the current revision, a later return to an older one must be asked for anew.
+            if memory.asked.get(asset) not in (None, revision):
+                del memory.asked[asset]
+        wanted = stale(memory.partitions, now, memory.asked)
+        note = (
+            f"reload the location: added {', '.join(added) or 'none'}; removed {', '.join(removed) or 'none'}"
+            if added or removed
+            else ""
+        )
+        if not wanted:
+            return dg.SensorResult(skip_reason=note or "every built partition has the current definition", cursor=memory.dump())
+        if running_backfills(context.instance, {TAG_SENSOR: name}):
+            return dg.SensorResult(skip_reason="the backfill asked for before has not ended", cursor=memory.dump())
+        partitions = partitions_of(space.config)
+        request = subset_run_request(
+            {asset_key(space.name, *asset.split("/", 1)): (partitions, chosen) for asset, chosen in wanted.items()},
+            tags={TAG_SENSOR: name},
+        )
+        memory.asked.update({asset: now[asset] for asset in wanted})
+        return dg.SensorResult(run_requests=[request], cursor=memory.dump())
+
+    return _tick
+
+
+def read_builds(instance: dg.DagsterInstance, space_name: str, current: Mapping[str, str], memory: Memory) -> None:
+    """Bring ``memory`` up to date with materialisations since the last tick. Cost: what is new, not the history."""
+    for asset in current:
+        key = asset_key(space_name, *asset.split("/", 1))
+        while True:
+            records = instance.fetch_materializations(
+                dg.AssetRecordsFilter(asset_key=key, after_storage_id=memory.last.get(asset)), limit=1000, ascending=True
+            ).records
+            for record in records:
+                materialization = record.asset_materialization
+                revision = materialization.metadata.get(META_REVISION) if materialization else None
+                if materialization and materialization.partition and revision:
+                    memory.partitions.setdefault(asset, {})[materialization.partition] = str(revision.value)
+                memory.last[asset] = record.storage_id
+            if len(records) < 1000:
+                break

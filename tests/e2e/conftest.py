@@ -1,0 +1,122 @@
+"""A small owl_bank that has run once, copied for each test: space folder, home, and twins on that home's state."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+
+from cdp_assets.generate import generate
+from cdp_assets.pipeline import RunReport, run_space
+from cdp_assets.space.home import Home
+from resources.sandbox.server import sandbox
+from resources.space import load
+from resources.warehouse import Warehouse
+from resources.warehouse.open import open_warehouse
+
+ROOT = Path(__file__).parent.parent.parent
+END = dt.datetime(2026, 10, 8, tzinfo=dt.UTC)
+HOUR = dt.timedelta(hours=1)
+
+
+@dataclass
+class Stage:
+    """A space folder and a home of the test's own, with the twins running on it."""
+
+    directory: Path
+    home: Home
+    url: str
+    now: dt.datetime = END
+
+    def run(self, as_of: dt.datetime | None = None) -> RunReport:
+        return run_space(self.directory, self.home, as_of=as_of or self.now)
+
+    def warehouse(self) -> Warehouse:
+        return open_warehouse(load(self.directory), self.home)
+
+    def twin(self, path: str) -> Any:
+        with urlopen(f"{self.url}/__twin/{path}") as response:
+            return json.load(response)
+
+    def calls(self, system: str) -> list[dict[str, Any]]:
+        """Requests that the twin received, token requests left out."""
+        answer = self.twin(f"{system}/calls")
+        calls = answer["calls"] if isinstance(answer, dict) else answer
+        return [call for call in calls if "oauth" not in call["path"]]
+
+    def forget_calls(self) -> None:
+        """What was counted so far; the twins keep their records."""
+        self.seen = {system: len(self.calls(system)) for system in ("salesforce", "marketo", "gainsight")}
+
+    def new_calls(self) -> int:
+        return sum(len(self.calls(system)) - count for system, count in self.seen.items())
+
+    def faults(self, system: str, plan: dict[str, Any]) -> None:
+        request = Request(
+            f"{self.url}/__twin/{system}/faults",
+            data=json.dumps(plan).encode(),
+            headers={"Content-Type": "application/json"},
+            method="POST",
+        )
+        urlopen(request).close()
+
+
+def make(directory: Path, home: Home, *, profiles: int, days: int, seed: int = 7) -> None:
+    space = load(directory)
+    with open_warehouse(space, home) as warehouse:
+        generate(space, warehouse, home, profiles=profiles, days=days, seed=seed, end=END, today=END.date())
+
+
+@pytest.fixture(scope="session")
+def owl_bank_after_one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``space/`` and ``home/``: owl_bank generated and run once as of END."""
+    folder = tmp_path_factory.mktemp("owl_bank")
+    shutil.copytree(ROOT / "spaces" / "owl_bank", folder / "space")
+    home = Home(folder / "home")
+    make(folder / "space", home, profiles=150, days=6)
+    with sandbox(home.sandbox) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CDP_SANDBOX_URL", url)
+        report = run_space(folder / "space", home, as_of=END)
+    assert report.failures == {}
+    (folder / "summary.json").write_text(json.dumps(report.summary))
+    return folder
+
+
+@pytest.fixture
+def owl_bank(owl_bank_after_one_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """A copy of the owl_bank that has run once; its twins hold what that run delivered."""
+    shutil.copytree(owl_bank_after_one_run, tmp_path / "stage")
+    home = Home(tmp_path / "stage" / "home")
+    with sandbox(home.sandbox) as url:
+        monkeypatch.setenv("CDP_SANDBOX_URL", url)
+        stage = Stage(tmp_path / "stage" / "space", home, url)
+        stage.forget_calls()
+        yield stage
+
+
+@pytest.fixture
+def first_summary(owl_bank_after_one_run: Path) -> dict[str, Any]:
+    return json.loads((owl_bank_after_one_run / "summary.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def czech_bank_data() -> Path:
+    """The czech_bank data; where it is absent its tests are left out, which CI treats as a failure."""
+    folder = Path(os.environ.get("CZECH_BANK_DATA", ROOT.parent / "shared" / "data" / "czech_bank"))
+    if not (folder / "MANIFEST.json").exists():
+        message = "the czech_bank data set is absent: set CZECH_BANK_DATA to its folder"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+Runner = Callable[[], RunReport]

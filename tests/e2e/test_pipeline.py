@@ -1,0 +1,83 @@
+"""The whole pipeline on owl_bank, from landing files to the twins' records: what is sent, and what must not be."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from resources.warehouse import TableRef
+from tests.e2e.conftest import HOUR, Stage
+
+
+def delivered(summary: dict[str, Any]) -> dict[str, int]:
+    return {key: activation["delivered"] for key, activation in summary["activations"].items()}
+
+
+def total(summary: dict[str, Any], outcome: str) -> int:
+    counts = [activation[outcome] for activation in summary["activations"].values()]
+    return sum(sum(count.values()) if isinstance(count, dict) else count for count in counts)
+
+
+def test_the_first_run_accounts_for_every_line_and_every_key(first_summary: dict[str, Any]) -> None:
+    assert first_summary["raw_events"]["accepted"] > 1000
+    assert first_summary["raw_events"]["duplicates"] > 0
+    assert first_summary["raw_events"]["quarantined"] > 0
+    assert first_summary["audiences"]["overdue_checking"]["members"] > 0
+    for activation in first_summary["activations"].values():
+        outcomes = ("unchanged", "delivered", "rejected", "waiting", "unknown")
+        counted = sum(activation[o] for o in outcomes) + sum(activation["withheld"].values()) + sum(activation["held"].values())
+        assert activation["considered"] == counted > 0
+    assert all(count > 0 for count in delivered(first_summary).values())
+
+
+def test_a_second_run_sends_nothing(owl_bank: Stage) -> None:
+    report = owl_bank.run()
+    assert report.failures == {}
+    assert total(report.summary, "delivered") == 0
+    assert owl_bank.new_calls() == 0
+
+
+def test_a_changed_warehouse_row_without_any_event_arrives_at_the_next_build(owl_bank: Stage) -> None:
+    with owl_bank.warehouse() as warehouse:
+        accounts = warehouse.table(TableRef("bank", "accounts"))
+        cards = TableRef("bank", "credit_cards")
+        table = warehouse.table(cards)
+        members = warehouse.table(TableRef("linked_audiences", "audience_context"))
+        known = members.filter(members.path == "accounts").select("entity_id")
+        checking = accounts.filter(
+            (accounts.account_type == "checking") & accounts.account_id.cast("string").notin(known.entity_id)
+        )
+        candidates = table.semi_join(checking, "account_id").filter(table.overdue_amount == 0).order_by("card_id").limit(1)
+        warehouse.upsert(cards, candidates.mutate(overdue_amount=candidates.overdue_amount + 250.0), ["card_id"])
+    report = owl_bank.run(owl_bank.now + HOUR)
+    summary = report.summary["activations"]
+    outcomes = {key: (a["operations"]["enter"], sum(a["withheld"].values())) for key, a in summary.items()}
+    before = {key: sum(a["withheld"].values()) for key, a in summary.items()}
+    assert any(enter == 1 for enter, _ in outcomes.values()) or any(before.values())
+    assert total(report.summary, "delivered") >= 1
+
+
+@pytest.mark.parametrize("name", ["accounts", "credit_cards", "customers", "transactions"])
+def test_a_truncated_table_holds_the_sync_until_it_is_back(owl_bank: Stage, name: str) -> None:
+    ref = TableRef("bank", name)
+    with owl_bank.warehouse() as warehouse:
+        if not warehouse.has(ref):
+            pytest.skip(f"owl_bank has no table {ref}")
+        rows = warehouse.arrow(warehouse.table(ref))
+        warehouse.delete(ref, [])
+    report = owl_bank.run(owl_bank.now + HOUR)
+    assert owl_bank.new_calls() == 0
+    assert total(report.summary, "delivered") == 0
+    with owl_bank.warehouse() as warehouse:
+        warehouse.append(ref, rows)
+    report = owl_bank.run(owl_bank.now + 2 * HOUR)
+    assert total(report.summary, "held") == 0
+    assert total(report.summary, "delivered") == 0
+
+
+def test_an_as_of_older_than_the_last_sync_is_held(owl_bank: Stage) -> None:
+    report = owl_bank.run(owl_bank.now - dt.timedelta(days=1))
+    assert owl_bank.new_calls() == 0
+    assert total(report.summary, "delivered") == 0
