@@ -1,0 +1,175 @@
+"""What people see of an audience: its preview, its SQL in four dialects, its conditions in words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sqlglot
+
+from cdp_assets.computed_traits.build import build_traits
+from cdp_assets.linked_audiences.describe import condition_tree
+from cdp_assets.linked_audiences.preview import preview
+from cdp_assets.linked_audiences.sql import audience_sql
+from cdp_assets.space.operators import ConditionError
+from cdp_assets.space.space import Space
+from resources.warehouse import MissingTableError, TableRef, Warehouse, WarehouseError
+from tests.linked_audiences.bank import bank, bank_space, build, members, one_group, where
+from tests.people import AS_OF, World, ago, revisions, window
+
+OVERDUE = {
+    "key": "overdue",
+    "match": "any",
+    "groups": [
+        {
+            "conditions": [
+                {
+                    "with_entity": "accounts",
+                    "at_least": 2,
+                    "where": where(("kind", "one_of", ["checking", "savings"]), ("balance", "absent"), match="any"),
+                    "nested": {
+                        "match": "any",
+                        "conditions": [
+                            {"with_entity": "cards", "where": where(("overdue", "equals", True))},
+                            {"without_entity": "products"},
+                        ],
+                    },
+                },
+                {"not_part_of": "idle"},
+            ]
+        },
+        {
+            "match": "any",
+            "conditions": [
+                {"with_trait": "logins", "operator": "at_least", "value": 3},
+                {
+                    "with_event": "Login",
+                    "where": {"all": [{"context": "page.url", "operator": "contains", "value": "it's"}]},
+                    "within": {"last": 7},
+                },
+                {"with_trait": "renewal", "operator": "within_next", "amount": 90},
+            ],
+        },
+    ],
+}
+IDLE = one_group("idle", {"without_event": "Login", "between": {"from": 10, "to": 1}})
+LOGINS = {"key": "logins", "kind": "event_counter", "event": "Login"}
+
+
+def people() -> tuple[World, Space]:
+    world = bank(
+        accounts=[(1, "pat@example.com", "checking"), (2, "pat@example.com", "savings")],
+        cards=[(10, 1, True), (11, 2, True), (12, 2, False)],
+    )
+    world.profile("P", email="pat@example.com")
+    world.profile("Q", email="quinn@example.com")
+    world.event("P", "Login", ago(days=5))
+    return world, bank_space(OVERDUE, IDLE, traits=[LOGINS])
+
+
+def test_a_preview_counts_samples_and_writes_nothing(duckdb_warehouse: Warehouse) -> None:
+    world, made = people()
+    world.write(duckdb_warehouse)
+    with pytest.raises(ConditionError, match="trait logins has no build"):
+        preview(duckdb_warehouse, made, "overdue", AS_OF)
+    build_traits(duckdb_warehouse, made, ["logins"], window(made), AS_OF, AS_OF, "run", revisions(made))
+    before = duckdb_warehouse.list_tables("linked_audiences"), duckdb_warehouse.list_tables("cdp_scratch")
+    found = preview(duckdb_warehouse, made, "overdue", AS_OF)
+    assert found.count == 1
+    assert found.members == [
+        {
+            "id": "P",
+            "identifiers": {"email": ["xxx@xxxxxxx.xxx"]},
+            "entities": {
+                "accounts": [
+                    {"id": "1", "entities": {"cards": [{"id": "10", "entities": {}}]}},
+                    {"id": "2", "entities": {"cards": [{"id": "11", "entities": {}}]}},
+                ]
+            },
+        }
+    ]
+    assert "pat@" not in json.dumps(found.to_json()) + found.to_text()
+    assert "overdue: 1 member(s)" in found.to_text() and "    cards 10" in found.to_text()
+    assert preview(duckdb_warehouse, made, "overdue", AS_OF, show_personal=True).members[0]["identifiers"] == {
+        "email": ["pat@example.com"]
+    }
+    assert (duckdb_warehouse.list_tables("linked_audiences"), duckdb_warehouse.list_tables("cdp_scratch")) == before
+    assert members(duckdb_warehouse, made, "overdue") == []
+    assert preview(duckdb_warehouse, made, "idle", AS_OF, sample=0).members == []
+
+
+def test_a_preview_takes_traits_computed_in_place(duckdb_warehouse: Warehouse) -> None:
+    world, made = people()
+    world.write(duckdb_warehouse)
+    profiles = duckdb_warehouse.table(TableRef("profiles", "id_graph_updates"))
+    everybody = profiles.select("canonical_segment_id", value_text=profiles.segment_id, value_number=profiles.seq * 0.0 + 3)
+    assert preview(duckdb_warehouse, made, "overdue", AS_OF, inline_traits=lambda key: everybody).count == 2
+
+
+def test_the_sql_that_is_shown_runs_and_gives_the_members(duckdb_warehouse: Warehouse) -> None:
+    world, made = people()
+    world.write(duckdb_warehouse)
+    build_traits(duckdb_warehouse, made, ["logins"], window(made), AS_OF, AS_OF, "run", revisions(made))
+    build(duckdb_warehouse, made)
+    text = audience_sql(made, "overdue", "duckdb", duckdb_warehouse)
+    assert duckdb_warehouse._arrow(text).to_pylist() == [{"canonical_segment_id": "P"}]
+    assert members(duckdb_warehouse, made, "overdue") == ["P"]
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "snowflake", "databricks", "bigquery"])
+def test_every_dialect_gets_a_query_of_its_own_with_the_same_column(duckdb_warehouse: Warehouse, dialect: str) -> None:
+    world, made = people()
+    for name, (columns, _) in world.tables.items():
+        world.tables[name] = (columns, [])
+    world.write(duckdb_warehouse)
+    text = audience_sql(made, "overdue", dialect, duckdb_warehouse, as_of=AS_OF)
+    tree = sqlglot.parse_one(text, read=dialect)
+    assert [name.lower() for name in tree.named_selects] == ["canonical_segment_id"]
+    assert "cdp_" not in text.replace("cdp_key", "").replace("cdp_id", "").replace("cdp_profile", "").replace(
+        "cdp_value", ""
+    ).replace("cdp_link", "").replace("cdp_count", "")
+    quoted = (
+        '"BANK"."ACCOUNTS"' if dialect == "snowflake" else '"bank"."accounts"' if dialect == "duckdb" else "`bank`.`accounts`"
+    )
+    assert quoted in text
+    tables = {table.name.lower() for table in tree.find_all(sqlglot.exp.Table)}
+    assert {"accounts", "cards", "products", "holdings", "messages", "trait_values"} <= tables
+
+
+def test_sql_needs_no_run_but_names_a_missing_company_table_and_an_unknown_dialect() -> None:
+    made = bank_space(one_group("a", {"with_event": "Login"}), one_group("b", {"with_entity": "tickets"}))
+
+    def nothing(ref: TableRef) -> None:
+        raise MissingTableError(f"table {ref} is not there")
+
+    assert "'Login'" in audience_sql(made, "a", "snowflake", nothing)
+    with pytest.raises(MissingTableError, match=r"bank\.tickets"):
+        audience_sql(made, "b", "snowflake", nothing)
+    with pytest.raises(WarehouseError, match="dialect oracle is unknown"):
+        audience_sql(made, "a", "oracle", nothing)
+
+
+def test_conditions_read_in_plain_words() -> None:
+    made = bank_space(OVERDUE, IDLE, traits=[LOGINS])
+    assert condition_tree(made, made.audiences["overdue"]).splitlines() == [
+        "any of these groups",
+        "├─ group 1: all of these conditions",
+        "│  ├─ with at least 2 Accounts (accounts) where",
+        "│  │  ├─ any of these conditions",
+        '│  │  │  ├─ kind is one of "checking" or "savings"',
+        "│  │  │  └─ balance is not set",
+        "│  │  └─ any of these conditions",
+        "│  │     ├─ with at least 1 Cards (cards) where",
+        "│  │     │  └─ overdue is true",
+        "│  │     └─ without Products (products)",
+        "│  └─ is not in audience idle",
+        "└─ group 2: any of these conditions",
+        "   ├─ trait logins is at least 3",
+        "   ├─ performed Login at least 1 time within the last 7 days",
+        '   │  └─ context page.url contains "it\'s"',
+        "   └─ trait renewal is within the next 90 days",
+    ]
+    assert condition_tree(made, made.audiences["idle"]).splitlines() == [
+        "all of these conditions",
+        "└─ did not perform Login between 10 and 1 days before",
+    ]
