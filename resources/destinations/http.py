@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import email.utils
+import functools
 import hashlib
 import ipaddress
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -198,6 +200,12 @@ Judge = Callable[[httpx.Response], None]
 """Raises what an answer means when it is not a result: CallFailedError, TryAgainError or TokenExpiredError."""
 
 
+@functools.cache
+def _trust() -> ssl.SSLContext:
+    """The trusted authorities. Reading them takes longer than a small batch, so once per process."""
+    return httpx.create_ssl_context()
+
+
 class Wire:
     """Calls to one account. ``judge`` reads each answer; a new token comes from ``sign_in`` and is shared by the account."""
 
@@ -215,6 +223,7 @@ class Wire:
         self._retry_seconds = float(settings.get("retry_seconds", RETRY_SECONDS))
         self._client = httpx.Client(
             timeout=float(settings.get("timeout_seconds", TIMEOUT_SECONDS)),
+            verify=_trust(),
             # Proxy settings of the environment must not carry a sandbox's traffic off this machine.
             trust_env=connection.mode == "live",
             headers={"Accept": "application/json"},

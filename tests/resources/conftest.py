@@ -1,10 +1,10 @@
-"""Twins for tests: a server per test, with a clock that a test can set."""
+"""Twins for tests: one server, emptied before each test, with a clock that a test can set."""
 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +12,8 @@ import pytest
 
 from resources.destinations import Connection
 from resources.sandbox import CLIENT_ID, CLIENT_SECRET
+
+_accounts = itertools.count(1)
 
 
 class Clock:
@@ -30,9 +32,9 @@ class Clock:
 class Twins:
     """The running twins, as tests and independent HTTP clients see them."""
 
-    def __init__(self, url: str, folder: Path, clock: Clock) -> None:
-        self.url, self.folder, self.clock = url, folder, clock
-        self.http = httpx.Client(trust_env=False, timeout=10)
+    def __init__(self, url: str, clock: Clock, http: httpx.Client) -> None:
+        self.url, self.clock, self.http = url, clock, http
+        self.account = f"account-{next(_accounts)}"  # connectors share pace and token by account, tests must not
 
     def base(self, system: str) -> str:
         return f"{self.url}/{system}"
@@ -56,7 +58,7 @@ class Twins:
 
     def connection(self, system: str, **settings: Any) -> Connection:
         quick = {"timeout_seconds": 0.3, "retry_seconds": 0.5}
-        return Connection("sandbox", "sandbox", {**quick, **settings}, {}, self.base(system))
+        return Connection("sandbox", self.account, {**quick, **settings}, {}, self.base(system))
 
     def salesforce(self) -> dict[str, str]:
         """Headers of a session."""
@@ -71,16 +73,24 @@ class Twins:
         return {"Authorization": f"Bearer {token}"}
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def twins(tmp_path: Path, clock: Clock) -> Iterator[Twins]:
+@pytest.fixture(scope="session")
+def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Clock, httpx.Client]]:
     from resources.sandbox.server import sandbox
 
-    with sandbox(tmp_path / "twins", clock=clock) as url:
-        running = Twins(url, tmp_path / "twins", clock)
-        yield running
-        running.http.close()
+    clock = Clock()
+    with sandbox(tmp_path_factory.mktemp("twins"), clock=clock) as url, httpx.Client(trust_env=False, timeout=10) as http:
+        yield url, clock, http
+
+
+@pytest.fixture
+def clock(_running: tuple[str, Clock, httpx.Client]) -> Clock:
+    return _running[1]
+
+
+@pytest.fixture
+def twins(_running: tuple[str, Clock, httpx.Client]) -> Twins:
+    """Twins that have received nothing yet, at the clock's beginning."""
+    url, clock, http = _running
+    clock.at = Clock().at
+    http.post(f"{url}/__twin/reset")
+    return Twins(url, clock, http)

@@ -12,7 +12,9 @@ EMAIL = "jan.novak@example.com"
 
 
 def send(twins, method: str, path: str, headers: dict | None = None, **more) -> httpx.Response:
-    return twins.http.request(method, twins.base("marketo") + path, headers=twins.marketo() if headers is None else headers, **more)
+    return twins.http.request(
+        method, twins.base("marketo") + path, headers=twins.marketo() if headers is None else headers, **more
+    )
 
 
 def sync(twins, *rows: dict, headers: dict | None = None, **body) -> dict:
@@ -135,7 +137,9 @@ def test_a_malformed_call_has_its_own_codes(twins) -> None:
 
 def test_leads_are_found_by_a_filter_and_deleted(twins) -> None:
     sync(twins, {"email": EMAIL, "firstName": "Jan"}, {"email": "b@example.com"})
-    found = send(twins, "GET", f"/rest/v1/leads.json?filterType=email&filterValues={EMAIL},none@example.com&fields=firstName").json()
+    found = send(
+        twins, "GET", f"/rest/v1/leads.json?filterType=email&filterValues={EMAIL},none@example.com&fields=firstName"
+    ).json()
     assert found["result"] == [{"id": 1, "firstName": "Jan"}]
     assert code(send(twins, "GET", "/rest/v1/leads.json?filterType=email").json()) == "1003"
     assert send(twins, "GET", "/rest/v1/leads.json?filterType=email&filterValues=" + "x" * 9000).status_code == 414
@@ -215,7 +219,9 @@ def test_marketorestpython_writes_and_reads_leads(client) -> None:
     leads = [{"email": EMAIL, "firstName": "Jan"}, {"email": "bad"}]
     result = client.execute(method="create_update_leads", leads=leads, action="createOrUpdate", lookupField="email")
     assert [item["status"] for item in result] == ["created", "skipped"]
-    found = client.execute(method="get_multiple_leads_by_filter_type", filterType="email", filterValues=[EMAIL], fields=["firstName"])
+    found = client.execute(
+        method="get_multiple_leads_by_filter_type", filterType="email", filterValues=[EMAIL], fields=["firstName"]
+    )
     assert found == [{"id": 1, "firstName": "Jan"}]
 
 

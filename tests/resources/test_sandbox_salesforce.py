@@ -24,7 +24,9 @@ def sign_in(twins, form: dict, **more):
 
 
 def send(twins, method: str, path: str, headers: dict | None = None, **more):
-    return twins.http.request(method, twins.base("salesforce") + path, headers=twins.salesforce() if headers is None else headers, **more)
+    return twins.http.request(
+        method, twins.base("salesforce") + path, headers=twins.salesforce() if headers is None else headers, **more
+    )
 
 
 def contacts(*records: dict) -> dict:
@@ -46,7 +48,10 @@ def assertion(**claims) -> str:
     ("form", "headers"),
     [
         ({"grant_type": "client_credentials", "client_id": "sandbox", "client_secret": "sandbox-secret"}, {}),
-        ({"grant_type": "client_credentials"}, {"Authorization": "Basic " + base64.b64encode(b"sandbox:sandbox-secret").decode()}),
+        (
+            {"grant_type": "client_credentials"},
+            {"Authorization": "Basic " + base64.b64encode(b"sandbox:sandbox-secret").decode()},
+        ),
         (
             {"grant_type": "password", "client_id": "sandbox", "client_secret": "sandbox-secret"}
             | {"username": "sandbox", "password": "sandbox-secretSECURITYTOKEN"},
@@ -71,7 +76,13 @@ def test_a_grant_gives_a_token_and_the_url_for_later_calls(twins, form, headers)
         ({"grant_type": "client_credentials", "client_id": "x", "client_secret": "sandbox-secret"}, "invalid_client_id"),
         ({"grant_type": "client_credentials", "client_id": "sandbox", "client_secret": "x"}, "invalid_client"),
         (
-            {"grant_type": "password", "client_id": "sandbox", "client_secret": "sandbox-secret", "username": "x", "password": "y"},
+            {
+                "grant_type": "password",
+                "client_id": "sandbox",
+                "client_secret": "sandbox-secret",
+                "username": "x",
+                "password": "y",
+            },
             "invalid_grant",
         ),
         ({"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion(exp=1)}, "invalid_grant"),
@@ -198,7 +209,10 @@ def test_a_row_is_created_with_201_and_updated_with_200(twins) -> None:
 
 def test_several_matches_are_300_and_change_nothing(twins) -> None:
     for name in ("A", "B"):
-        assert send(twins, "POST", f"{DATA}/sobjects/Contact", json={"LastName": name, "Email": "same@example.com"}).status_code == 201
+        assert (
+            send(twins, "POST", f"{DATA}/sobjects/Contact", json={"LastName": name, "Email": "same@example.com"}).status_code
+            == 201
+        )
     answer = send(twins, "PATCH", f"{DATA}/sobjects/Contact/Email/same@example.com", json={"LastName": "C"})
     assert answer.status_code == 300
     assert len(answer.json()) == 2
@@ -301,12 +315,21 @@ def test_simple_salesforce_sends_a_collection(client) -> None:
     assert [item["success"] for item in items] == [True, False]
 
 
-def test_simple_salesforce_recognises_the_errors(client, twins) -> None:
+def test_simple_salesforce_recognises_the_errors(client) -> None:
     with pytest.raises(SalesforceMalformedRequest) as refused:
         client.Contact.create({"FirstName": "no last name"})
     assert refused.value.content[0]["errorCode"] == "REQUIRED_FIELD_MISSING"
     with pytest.raises(SalesforceMalformedRequest):
         client.query("SELEKT Id FROM Contact")
+
+
+def test_simple_salesforce_signs_in_again_when_its_session_is_gone(client, twins) -> None:
     twins.fault("salesforce", kind="expired_token", times=1)
+    assert client.query("SELECT Id FROM Contact")["totalSize"] == 0
+    assert [call["path"] for call in twins.calls("salesforce")].count("/services/oauth2/token") == 2
+
+
+def test_simple_salesforce_recognises_an_expired_session(client, twins) -> None:
+    stranger = Salesforce(session_id="spent", instance_url="https://sandbox.local", session=client.session, version="61.0")
     with pytest.raises(SalesforceExpiredSession):
-        client.query("SELECT Id FROM Contact")
+        stranger.query("SELECT Id FROM Contact")

@@ -17,7 +17,9 @@ EMAIL = "jan.novak@example.com"
 
 def sync(twins, rows: list[dict], headers: dict | None = None) -> httpx.Response:
     body = {"input": rows}
-    return twins.http.post(f"{twins.base('marketo')}/rest/v1/leads.json", json=body, headers={**twins.marketo(), **(headers or {})})
+    return twins.http.post(
+        f"{twins.base('marketo')}/rest/v1/leads.json", json=body, headers={**twins.marketo(), **(headers or {})}
+    )
 
 
 def statuses(response: httpx.Response) -> list[str]:
@@ -30,7 +32,9 @@ def test_what_was_received_survives_a_restart(tmp_path: Path) -> None:
             query = {"grant_type": "client_credentials", "client_id": "sandbox", "client_secret": "sandbox-secret"}
             token = httpx.get(f"{url}/marketo/identity/oauth/token", params=query).json()["access_token"]
             answer = httpx.post(
-                f"{url}/marketo/rest/v1/leads.json", json={"input": [{"email": EMAIL}]}, headers={"Authorization": f"Bearer {token}"}
+                f"{url}/marketo/rest/v1/leads.json",
+                json={"input": [{"email": EMAIL}]},
+                headers={"Authorization": f"Bearer {token}"},
             )
             assert answer.json()["result"][0]["status"] == expected
             calls = httpx.get(f"{url}/__twin/marketo/calls").json()["calls"]
