@@ -88,7 +88,6 @@ def build_profiles(
         if renamed is not None:
             warehouse.delete(ID_ALIASES.ref, [])
             warehouse.append(ID_ALIASES.ref, renamed)
-        result = _result(logs, messages, as_of)
         record_build(
             warehouse,
             SCHEMA,
@@ -97,10 +96,10 @@ def build_profiles(
             as_of=known_until,
             revision=identity_revision(config),
             run_id=run_id,
-            rows=result.profiles,
+            rows=_result(logs, messages, known_until).profiles,
             loaded_at=loaded_at,
         )
-    return result
+    return _result(logs, messages, as_of)
 
 
 def identity_revision(config: SpaceConfig) -> str:
