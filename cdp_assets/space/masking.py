@@ -18,7 +18,8 @@ _INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?
 _PERSONAL_FIELD = re.compile(
     r"(?i)e-?mail|phone|mobile|fax|name|token|secret|password|street|address|city|zip|postal|birth|user.?id|anonymous.?id|identifier"
 )
-_LOOKS_PERSONAL = re.compile(r"\S@\S|\+?\d[\d ()/.-]{6,}\d")
+# A run of digits inside an identifier (a UUID, a hash) is no phone number.
+_LOOKS_PERSONAL = re.compile(r"\S@\S|(?<![0-9A-Za-z-])\+?\d[\d ()/.-]{6,}\d(?![0-9A-Za-z])")
 
 
 def mask_value(value: Any) -> str:
