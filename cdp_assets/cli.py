@@ -414,15 +414,15 @@ def generate(
     home: HomeOption = None,
 ) -> None:
     """Make realistic demo data, with the truth about it beside it."""
+    from cdp_assets.demo import start_of_today
     from cdp_assets.generate import GenerateError
     from cdp_assets.generate import generate as make
 
     loaded, paths, opened = _warehouse(space, home)
-    today = dt.datetime.now(dt.UTC).date()
     with opened as warehouse:
         try:
             result = make(
-                loaded, warehouse, paths, profiles=profiles, days=days, seed=seed, end=instant_of(end), more=more, today=today
+                loaded, warehouse, paths, profiles=profiles, days=days, seed=seed, end=instant_of(end) or start_of_today(), more=more
             )
         except GenerateError as error:
             raise CommandError(str(error)) from None

@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import dagster as dg
@@ -32,6 +33,7 @@ from cdp_assets.linked_audiences import assets as audiences  # noqa: E402
 from cdp_assets.linked_audiences import checks as audience_checks  # noqa: E402
 from cdp_assets.linked_audiences.sql import audience_sql  # noqa: E402
 from cdp_assets.raw_events.assets import build_raw_events, take_in_and_build  # noqa: E402
+from cdp_assets.space.conditions import audience_references  # noqa: E402
 from cdp_assets.space.home import Home  # noqa: E402
 from cdp_assets.space.revisions import audience_revision, trait_revision  # noqa: E402
 from cdp_assets.space.space import Space  # noqa: E402
@@ -110,7 +112,10 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
     def _assets(context: dg.AssetExecutionContext, space: SpaceResource) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         loaded = space.load()
         trait_keys = _selected(context, {key: traits.key_of(loaded, key) for key in loaded.traits})
-        audience_keys = _selected(context, {key: audiences.key_of(loaded, key) for key in loaded.audiences})
+        # Dagster wants results after those that they depend on.
+        references = {key: {name for _, name in audience_references(a)} for key, a in loaded.audiences.items()}
+        order = TopologicalSorter(references).static_order()
+        audience_keys = _selected(context, {key: audiences.key_of(loaded, key) for key in order})
         trait_runs: dict[str, list[dict]] = {key: [] for key in trait_keys}
         audience_runs: dict[str, list[dict]] = {key: [] for key in audience_keys}
         errors: dict[dg.AssetKey, dict[str, str]] = {}

@@ -36,6 +36,10 @@ def run_demo(name: str, home: Home, progress: Progress | None = None) -> RunRepo
     return run_space(directory, home, as_of=end, progress=progress)
 
 
+def start_of_today() -> dt.datetime:
+    return dt.datetime.now(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 def serve(home: Home, port: int, sandbox_port: int, say: Callable[[str], None]) -> int:
     """Run the twins and ``dagster dev`` until interrupted. The exit code of the latter."""
     prepare_home(home, SPACES)

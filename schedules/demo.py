@@ -23,7 +23,9 @@ def build_demo_schedules(space: Space) -> list[dg.ScheduleDefinition]:
     def land_an_hour(context: dg.OpExecutionContext, space: SpaceResource) -> None:
         loaded = space.load()
         with space.open(loaded, on_wait=context.log.info) as warehouse:
-            result = generate(loaded, warehouse, space.paths(), more="1h", today=dt.datetime.now(dt.UTC).date())
+            result = generate(
+                loaded, warehouse, space.paths(), profiles=0, days=0, seed=0, end=dt.datetime.now(dt.UTC), more="1h"
+            )
         context.log.info(f"landed events up to {result.end.isoformat()}")
 
     @dg.job(

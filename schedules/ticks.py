@@ -1,6 +1,7 @@
 """Cron texts, run requests and the overlap rule shared by the schedules."""
 
 import datetime as dt
+import itertools
 from collections.abc import Sequence
 
 import dagster as dg
@@ -45,7 +46,7 @@ def interval_minutes(schedule: Schedule) -> int:
 
     ticks = croniter(str(schedule.cron), dt.datetime(2026, 1, 4, tzinfo=dt.UTC))
     times = [ticks.get_next(dt.datetime) for _ in range(200)]
-    gaps = [(later - earlier).total_seconds() / 60 for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [(later - earlier).total_seconds() / 60 for earlier, later in itertools.pairwise(times)]
     return int(min(gaps))
 
 

@@ -82,12 +82,11 @@ def evaluate(
         by_window: dict[str | None, list[RuleResult]] = {
             window.key: [
                 RuleResult(
-                    rule="computed",
+                    rule=failed.get(window.key, "computed"),
                     passed=window.key not in failed,
                     failing=int(window.key in failed),
                     rows=1,
-                    sample=[],
-                    detail=failed.get(window.key, ""),
+                    detail="computed, or its previous partition kept",
                 )
             ]
             for window in windows

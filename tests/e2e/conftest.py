@@ -72,7 +72,7 @@ class Stage:
 def make(directory: Path, home: Home, *, profiles: int, days: int, seed: int = 7) -> None:
     space = load(directory)
     with open_warehouse(space, home) as warehouse:
-        generate(space, warehouse, home, profiles=profiles, days=days, seed=seed, end=END, today=END.date())
+        generate(space, warehouse, home, profiles=profiles, days=days, seed=seed, end=END)
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ def test_owl_bank_gives_identical_tables_on_both_engines(
         home = Home(tmp_path / engine / "home")
         space = load(directory)
         with open_warehouse(space, home) as warehouse:
-            generate(space, warehouse, home, profiles=40, days=3, seed=11, end=END, today=END.date())
+            generate(space, warehouse, home, profiles=40, days=3, seed=11, end=END)
         with sandbox(home.sandbox) as url:
             monkeypatch.setenv("CDP_SANDBOX_URL", url)
             report = run_space(directory, home, as_of=END)
