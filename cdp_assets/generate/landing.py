@@ -22,7 +22,7 @@ from cdp_assets.generate.people import iso, random_id
 DUPLICATE_SHARE = 0.012
 MALFORMED_SHARE = 0.004
 POOL = 200  # messages that may come again
-_ROTATION_MS = 600_000
+_ROTATION_MS = 1_800_000  # before the file closes
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Landing:
         kept: list[bytes] = []
         carry: list[bytes] = []
         for received, line in fresh:
-            late = not last and received >= end - _ROTATION_MS and rng.random() < 0.3
+            late = not last and received >= end - _ROTATION_MS and rng.random() < 0.4
             (carry if late else kept).append(line)
         return kept, carry
 

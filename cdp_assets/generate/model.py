@@ -24,9 +24,9 @@ class Change:
     def add(self, table: str, row: Row) -> None:
         self.added.setdefault(table, []).append(row)
 
-    def replace(self, table: str, row: Row) -> None:
-        """A later row of the same key (the first column) wins."""
-        self.replaced.setdefault(table, {})[next(iter(row.values()))] = row
+    def replace(self, table: str, key: str, row: Row) -> None:
+        """A later row of the same key wins."""
+        self.replaced.setdefault(table, {})[key] = row
 
     def join(self, other: Change) -> None:
         for table, rows in other.added.items():

@@ -240,11 +240,15 @@ class Mural(DataModel):
         moved = at_risk[: pick(rng, min(2, len(at_risk) - 1), days)] if len(at_risk) > 1 else []
         for index, account in enumerate(moved):
             better: Row = {"engagement": 70} if index % 2 else _renewed(account)
-            plan.change.replace("accounts", {**account, **better})
+            plan.change.replace("accounts", account["account_id"], {**account, **better})
         for account in rng.sample(safe, min(len(safe), pick(rng, 2, days))):
-            plan.change.replace("accounts", {**account, "engagement": rng.randrange(5, 35)})
+            plan.change.replace("accounts", account["account_id"], {**account, "engagement": rng.randrange(5, 35)})
         for workspace in rng.sample(list(self.rows("workspaces").values()), pick(rng, len(self.rows("workspaces")) * 0.2, days)):
-            plan.change.replace("workspaces", {**workspace, "board_count": workspace["board_count"] + rng.randrange(1, 6)})
+            plan.change.replace(
+                "workspaces",
+                workspace["workspace_id"],
+                {**workspace, "board_count": workspace["board_count"] + rng.randrange(1, 6)},
+            )
         staying = {a["account_id"] for a in at_risk[len(moved) :]}
         account_of = self.state["account_of"]
         members = [

@@ -218,11 +218,11 @@ class OwlBank(DataModel):
         self._change_minds(rng, plan, rest, days)
         for person in paid:
             for card in due[person]:
-                plan.change.replace("credit_cards", self._paid(rng, card, window[1]))
+                plan.change.replace("credit_cards", card["card_id"], self._paid(rng, card, window[1]))
         busy = set(plan.visits) | set(paid)
         free = [card for card in clean if owners[card["account_id"]] not in busy]
         for card in rng.sample(free, min(len(free), pick(rng, max(3, len(clean) * 0.012), days))):
-            plan.change.replace("credit_cards", self._overdue(rng, card, window[1]))
+            plan.change.replace("credit_cards", card["card_id"], self._overdue(rng, card, window[1]))
         cards = list(self.rows("credit_cards"))
         for _ in range(pick(rng, len(cards) * 0.2, days) if cards else 0):
             self._transaction(rng, plan.change, rng.choice(cards), window[0], window[1])
