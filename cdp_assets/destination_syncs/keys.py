@@ -7,8 +7,9 @@ the facts is in :mod:`states`.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import ibis
@@ -54,69 +55,90 @@ class Scope:
         return tuple(self.consent.categories)
 
 
-def _lookup(table: ir.Table, column: str, mapping: ir.Table, name: str) -> ir.Table:
-    """``table`` with ``name``: the second column of ``mapping`` where its first equals ``column``, else NULL."""
-    key, value = mapping.columns
-    pairs = mapping.select(**{f"{name}_key": mapping[key], name: mapping[value]})
-    return table.left_join(pairs, [(column, f"{name}_key")]).drop(f"{name}_key")
+class People:
+    """Who an id stands for, who consents, and who is suppressed. Asks the warehouse once what there is to look up."""
+
+    def __init__(self, warehouse: Warehouse, scope: Scope) -> None:
+        self.warehouse, self.scope = warehouse, scope
+        self.graph = scope.graph if scope.people else None
+        self.renamed = (
+            self.graph is not None and warehouse.has(ID_ALIASES.ref) and warehouse.count(warehouse.table(ID_ALIASES.ref))
+        )
+        self.barring = self.graph is not None and warehouse.count(self._suppressions())
+
+    def _suppressions(self) -> ir.Table:
+        table = self.warehouse.table(SUPPRESSIONS.ref)
+        return table.filter(table.lifted_at.isnull())
+
+    def current(self, table: ir.Table, column: str, at: dt.datetime, name: str) -> ir.Table:
+        """``table`` with ``name``: whom the id in ``column`` stands for at ``at``, through renames and merges."""
+        if self.graph is None:
+            return table.mutate(**{name: table[column]})
+        source = column
+        if self.renamed:
+            aliases = self.warehouse.table(ID_ALIASES.ref).select("old_segment_id", "new_segment_id")
+            # Twice: a profile may have been renamed again.
+            table = _resolved(_resolved(table, column, aliases, "renamed_id"), "renamed_id", aliases, "renamed_again_id")
+            source = "renamed_again_id"
+        return _resolved(table, source, canonical_ids_as_of(self.warehouse, self.graph, at), name)
+
+    def split(self, rows: ir.Table) -> ir.Table | None:
+        """(split_id): people that were one at the last reconciliation and are not any more, both sides. None when there are none."""
+        if self.graph is None:
+            return None
+        drifted = rows.filter(rows.resolved_segment_id != rows.now_id).select("now_id", former="resolved_segment_id").distinct()
+        # A merge or a rename leaves the former id pointing elsewhere; after an unmerge it is a person of its own.
+        ids = canonical_ids_as_of(self.warehouse, self.graph, self.scope.as_of)
+        own = ids.filter(ids.segment_id == ids.canonical_segment_id).select(own_id=ids.segment_id)
+        apart = drifted.join(own, [("former", "own_id")])
+        both = apart.select(split_id=apart.now_id).union(apart.select(split_id=apart.former), distinct=True)
+        return both if self.warehouse.count(both) else None
+
+    def with_consent(self, table: ir.Table) -> ir.Table:
+        """``table`` with ``subject_id`` (its ``now_id`` as of the newest consent), ``closed`` and ``closed_reason``; it has ``verdict``."""
+        closed = table.verdict.isin(list(CLOSED_VERDICTS))
+        if self.graph is None:
+            return table.mutate(subject_id=ibis.null("string"), closed=closed, closed_reason=table.verdict)
+        known = list(table.columns)
+        table = self.current(table, "now_id", self.scope.consent_at, "subject_id")
+        closed = table.verdict.isin(list(CLOSED_VERDICTS))
+        reason = ibis.ifelse(closed, table.verdict, "consent")
+        if self.scope.categories:
+            agreed = consenting(self.warehouse, self.graph, self.scope.categories, self.scope.consent_at)
+            table = table.left_join(agreed, [("subject_id", "open_id")])
+            # A row without a person is the payload room's to judge (no_subject), it is not a withdrawal.
+            closed = closed | (table.open_id.isnull() & table.subject_id.notnull())
+        if self.barring:
+            table = table.select(*known, "subject_id", closed=closed, closed_reason=reason)
+            barred = self._barred()
+            table = table.left_join(barred, [("subject_id", "suppressed_id")])
+            found = table.suppressed_id.notnull()
+            closed, reason = table.closed | found, ibis.ifelse(found, "suppressed", table.closed_reason)
+        return table.select(*known, "subject_id", closed=closed, closed_reason=reason).view()
+
+    def _barred(self) -> ir.Table:
+        """(suppressed_id): canonical ids, as of the newest consent, to whom nothing may be sent."""
+        assert self.graph is not None
+        at, active = self.scope.consent_at, self._suppressions()
+        people = active.filter(active.canonical_segment_id.notnull()).select("canonical_segment_id")
+        by_id = self.current(people, "canonical_segment_id", at, "suppressed_id")
+        identifiers = identifiers_as_of(self.warehouse, self.graph, at)
+        identifiers = identifiers.select(
+            suppressed_id="canonical_segment_id", identifier_kind="type", identifier_hash=fn.sha256(identifiers.value)
+        )
+        hashed = active.filter(active.value_hash.notnull()).select("identifier_type", "value_hash")
+        by_value = hashed.join(identifiers, [("identifier_type", "identifier_kind"), ("value_hash", "identifier_hash")])
+        return by_id.select("suppressed_id").union(by_value.select("suppressed_id"), distinct=True)
 
 
 def _resolved(table: ir.Table, column: str, mapping: ir.Table, name: str) -> ir.Table:
-    """As :func:`_lookup`, but an id that the mapping does not know stands for itself."""
-    found = _lookup(table, column, mapping, f"{name}_found")
-    return found.mutate(**{name: ibis.coalesce(found[f"{name}_found"], found[column])}).drop(f"{name}_found")
-
-
-def _current(warehouse: Warehouse, table: ir.Table, column: str, scope: Scope, at: dt.datetime, name: str) -> ir.Table:
-    """``table`` with ``name``: whom the id in ``column`` stands for at ``at``, through renames and merges."""
-    if not scope.people or scope.graph is None:
-        return table.mutate(**{name: table[column]})
-    source = column
-    if warehouse.has(ID_ALIASES.ref) and warehouse.count(warehouse.table(ID_ALIASES.ref)):
-        aliases = warehouse.table(ID_ALIASES.ref).select("old_segment_id", "new_segment_id")
-        # Twice: a profile may have been renamed again.
-        table = _resolved(_resolved(table, column, aliases, "alias_once"), "alias_once", aliases, "alias_twice").drop(
-            "alias_once"
-        )
-        source = "alias_twice"
-    table = _resolved(table, source, canonical_ids_as_of(warehouse, scope.graph, at), name)
-    return table.drop("alias_twice") if source == "alias_twice" else table
-
-
-def ledger_rows(warehouse: Warehouse, scope: Scope) -> ir.Table:
-    """The activation's ledger rows at the account, with ``now_id`` (the person now) and ``now_unit`` (the unit now)."""
-    ledger = warehouse.table(LEDGER.ref)
-    rows = ledger.filter(ledger.activation == scope.activation, ledger.account == scope.account)
-    rows = _current(warehouse, rows, "segment_id", scope, scope.as_of, "now_id")
-    if scope.unit == "row":
-        unit = rows.row_key
-    elif scope.unit == "entity":
-        unit = rows.now_id.concat("|", rows.path, "|", rows.entity_id)
-    else:
-        unit = rows.now_id
-    return rows.mutate(now_unit=unit)
-
-
-def split_people(warehouse: Warehouse, scope: Scope) -> ir.Table | None:
-    """(split_id): people that were one at the last reconciliation and are not any more, both sides. None when there are none."""
-    if not scope.people or scope.graph is None:
-        return None
-    rows = ledger_rows(warehouse, scope)
-    drifted = rows.filter(rows.resolved_segment_id != rows.now_id)
-    drifted = drifted.select("now_id", former="resolved_segment_id").distinct()
-    # A merge or a rename leaves the former id pointing elsewhere; after an unmerge it is a person of its own.
-    ids = canonical_ids_as_of(warehouse, scope.graph, scope.as_of)
-    own = ids.filter(ids.segment_id == ids.canonical_segment_id).select(own_id=ids.segment_id)
-    apart = drifted.join(own, [("former", "own_id")])
-    both = apart.select(split_id=apart.now_id).union(apart.select(split_id=apart.former), distinct=True)
-    return both if warehouse.count(both) else None
-
-
-def drifted_rows(warehouse: Warehouse, scope: Scope) -> ir.Table:
-    """Whole ledger rows whose person has changed since the last reconciliation, with the new ``resolved_segment_id``."""
-    rows = ledger_rows(warehouse, scope)
-    drifted = rows.filter(rows.resolved_segment_id != rows.now_id).mutate(resolved_segment_id=rows.now_id)
-    return drifted.select(*LEDGER.columns)
+    """``table`` with ``name``: what ``mapping`` (id, current id) says of the id in ``column``; one that it does not know stands for itself."""
+    known = list(table.columns)
+    before, after = mapping.columns
+    pairs = mapping.select(**{f"{name}_before": mapping[before], f"{name}_after": mapping[after]})
+    joined = table.left_join(pairs, [(column, f"{name}_before")])
+    # As a relation of its own: Ibis would add a further join to this one, where computed columns cannot be joined on.
+    return joined.select(*known, **{name: ibis.coalesce(joined[f"{name}_after"], joined[column])}).view()
 
 
 def consenting(warehouse: Warehouse, graph: DataGraph, categories: Sequence[str], at: dt.datetime) -> ir.Table:
@@ -127,22 +149,44 @@ def consenting(warehouse: Warehouse, graph: DataGraph, categories: Sequence[str]
     return counted.filter(counted.n == len(set(categories))).select(open_id="canonical_segment_id")
 
 
-def suppressed(warehouse: Warehouse, graph: DataGraph, at: dt.datetime) -> ir.Table | None:
-    """(suppressed_id): canonical ids, as of ``at``, to whom nothing may be sent. None when there are none."""
-    table = warehouse.table(SUPPRESSIONS.ref)
-    active = table.filter(table.lifted_at.isnull())
-    if not warehouse.count(active):
-        return None
-    people = active.filter(active.canonical_segment_id.notnull()).select("canonical_segment_id")
-    by_id = _resolved(people, "canonical_segment_id", canonical_ids_as_of(warehouse, graph, at), "suppressed_id")
-    identifiers = identifiers_as_of(warehouse, graph, at)
-    identifiers = identifiers.select("canonical_segment_id", identifier_kind="type", identifier_hash=fn.sha256(identifiers.value))
-    hashed = active.filter(active.value_hash.notnull()).select("identifier_type", "value_hash")
-    by_value = hashed.join(
-        identifiers,
-        [("identifier_type", "identifier_kind"), ("value_hash", "identifier_hash")],
-    )
-    return by_id.select("suppressed_id").union(by_value.select(suppressed_id="canonical_segment_id"), distinct=True)
+# What the facts need of a ledger row.
+_NEEDED = (
+    *(
+        "unit",
+        "destination_key",
+        "segment_id",
+        "path",
+        "entity_id",
+        "row_key",
+        "resolved_segment_id",
+        "present",
+        "held",
+        "episode",
+    ),
+    *("confirmed_hash", "attempted_hash", "definition_revision", "operation", "status", "uncertain", "reason", "attempts"),
+    *("first_attempt_at", "not_before", "seq"),
+)
+
+
+def ledger_rows(warehouse: Warehouse, people: People, columns: Sequence[str] = _NEEDED) -> ir.Table:
+    """The activation's ledger rows at the account, with ``now_id`` (the person now) and ``now_unit`` (the unit now)."""
+    scope, ledger = people.scope, warehouse.table(LEDGER.ref)
+    rows = ledger.filter(ledger.activation == scope.activation, ledger.account == scope.account).select(*columns)
+    rows = people.current(rows, "segment_id", scope.as_of, "now_id")
+    if scope.unit == "row":
+        unit = rows.row_key
+    elif scope.unit == "entity":
+        unit = rows.now_id.concat("|", rows.path, "|", rows.entity_id)
+    else:
+        unit = rows.now_id
+    return rows.mutate(now_unit=unit)
+
+
+def drifted_rows(warehouse: Warehouse, people: People) -> ir.Table:
+    """Whole ledger rows whose person has changed since the last reconciliation, with the new ``resolved_segment_id``."""
+    rows = ledger_rows(warehouse, people, tuple(LEDGER.columns))
+    drifted = rows.filter(rows.resolved_segment_id != rows.now_id).mutate(resolved_segment_id=rows.now_id)
+    return drifted.select(*LEDGER.columns)
 
 
 def _desired(warehouse: Warehouse, scope: Scope) -> ir.Table:
@@ -166,17 +210,27 @@ def _desired(warehouse: Warehouse, scope: Scope) -> ir.Table:
 
 def _told_apart(ledger: ir.Table, desired: ir.Table) -> ir.Table:
     """Ledger rows with what they are to their unit: ``head`` (of several inside, the one that stays), ``loser``, ``shadow``."""
+    known = list(ledger.columns)
     wanted = desired.select(w_unit=desired.d_unit, w_key=desired.d_key, w_ok=desired.d_ok)
     rows = ledger.left_join(wanted, [("now_unit", "w_unit")])
-    rows = rows.mutate(inside=rows.present | maybe(rows), on_key=ibis.coalesce(rows.destination_key == rows.w_key, False))
-    order = [ibis.desc(rows.inside), ibis.desc(rows.on_key), ibis.desc(rows.seq), rows.unit, rows.destination_key]
-    same_key = [ibis.desc(rows.inside), ibis.desc(rows.held), ibis.desc(rows.seq), rows.unit]  # the copy that matters most
-    rows = rows.mutate(
-        place=ibis.row_number().over(group_by=["now_unit"], order_by=order),
-        copy=ibis.row_number().over(group_by=["now_unit", "destination_key"], order_by=same_key),
+    inside = rows.present | maybe(rows)
+    on_key = ibis.coalesce(rows.destination_key == rows.w_key, False)
+    order = [ibis.desc(inside), ibis.desc(on_key), ibis.desc(rows.seq), rows.unit, rows.destination_key]
+    same_key = [ibis.desc(inside), ibis.desc(rows.held), ibis.desc(rows.seq), rows.unit]
+    rows = rows.select(
+        *known,
+        inside=inside,
+        replaced=ibis.ifelse(ibis.coalesce(rows.w_ok, False), ~on_key, ibis.null("boolean")),
+        place=ibis.row_number().over(group_by=[rows.now_unit], order_by=order),
+        # The copy that matters most comes first.
+        copy=ibis.row_number().over(group_by=[rows.now_unit, rows.destination_key], order_by=same_key),
     )
-    replaced = ibis.ifelse(ibis.coalesce(rows.w_ok, False), ~rows.on_key, rows.place > 0)
-    return rows.mutate(head=rows.inside & (rows.place == 0), loser=rows.inside & replaced, shadow=rows.copy > 0)
+    return rows.select(
+        *known,
+        head=rows.inside & (rows.place == 0),
+        loser=rows.inside & ibis.coalesce(rows.replaced, rows.place > 0),
+        shadow=rows.copy > 0,
+    )
 
 
 def _keyed(desired: ir.Table, ledger: ir.Table) -> ir.Table:
@@ -188,32 +242,51 @@ def _keyed(desired: ir.Table, ledger: ir.Table) -> ir.Table:
     rows = desired.left_join(heads, [("d_unit", "h_unit")])
     key = ibis.ifelse(rows.d_ok, rows.d_key, ibis.coalesce(rows.h_key, rows.d_key, ""))
     moved = rows.d_ok & rows.h_key.notnull() & (rows.h_key != rows.d_key)
-    return rows.mutate(match_key=key, d_moved=ibis.coalesce(moved, False), d_episode=ibis.coalesce(rows.h_episode, 0))
+    known = list(desired.columns)
+    return rows.select(
+        *known, match_key=key, d_moved=ibis.coalesce(moved, False), d_episode=ibis.coalesce(rows.h_episode, 0)
+    ).view()
 
 
-def considered_facts(warehouse: Warehouse, scope: Scope, *, can_retract: bool) -> ir.Table:
+@dataclass(frozen=True)
+class Sides:
+    """The two sides of a reconciliation: ``wanted`` (payloads with the key that they are matched by) and ``rows`` (the ledger's)."""
+
+    people: People
+    wanted: ir.Table
+    rows: ir.Table
+
+
+@contextlib.contextmanager
+def sides(warehouse: Warehouse, scope: Scope) -> Iterator[Sides]:
+    """Both sides, the ledger's computed once: merges resolved, consent looked up, rows of one person told apart."""
+    people = People(warehouse, scope)
+    desired = _desired(warehouse, scope)
+    rows = ledger_rows(warehouse, people).mutate(verdict=ibis.literal(""))
+    with warehouse.staged(_told_apart(people.with_consent(rows), desired)) as ledger:
+        yield Sides(people, _keyed(desired, ledger), ledger)
+
+
+def considered_facts(warehouse: Warehouse, both_sides: Sides, *, can_retract: bool) -> ir.Table:
     """One row per key that is desired, present or unresolved, with :data:`states.FACTS` and the parts that intents and ledger rows need.
 
     Unresolved are keys whose attempt is waiting or without answer, and those that the destination holds of people who may not be sent
     to any more. Rows with ``shadow`` are second rows of a key, to be cleared, and not counted.
     """
-    desired = _desired(warehouse, scope)
-    ledger = _told_apart(ledger_rows(warehouse, scope), desired)
-    wanted = _keyed(desired, ledger)
-    renamed = {name: f"r_{name}" for name in ledger.columns}
-    rows = ledger.select(**{new: ledger[old] for old, new in renamed.items()})
+    people, wanted = both_sides.people, both_sides.wanted
+    wanted = people.with_consent(wanted.mutate(now_id=wanted.d_segment_id, verdict=wanted.d_verdict))
+    rows = both_sides.rows
+    rows = rows.select(**{f"r_{name}": rows[name] for name in rows.columns})
     # Only the first row of a key meets its payload.
     rows = rows.mutate(r_match=ibis.ifelse(rows.r_shadow, ibis.null("string"), rows.r_now_unit))
     both = wanted.outer_join(rows, [("d_unit", "r_match"), ("match_key", "r_destination_key")])
-    # As a relation of its own: Ibis would add the joins below to this one, where computed columns cannot be joined on.
-    facts = _facts(both.view(), scope)
-    facts = _with_consent(warehouse, facts, scope)
-    facts = _with_claims(facts, wanted)
-    facts = _with_rebase(warehouse, facts, scope)
+    facts = _facts(both.view(), people.scope)
     unresolved = facts.status.isin([Outcome.waiting, Outcome.unknown]) | (facts.uncertain != "")
     if can_retract:
         unresolved = unresolved | (facts.held & facts.closed)
-    return facts.filter(facts.desired | facts.present | unresolved)
+    facts = facts.filter(facts.desired | facts.present | unresolved)
+    facts = _with_claims(facts, wanted, both_sides.rows)
+    return _with_rebase(facts, both_sides)
 
 
 def _facts(both: ir.Table, scope: Scope) -> ir.Table:
@@ -232,12 +305,12 @@ def _facts(both: ir.Table, scope: Scope) -> ir.Table:
         unit=ibis.coalesce(both.r_unit, both.d_unit),
         destination_key=ibis.coalesce(both.r_destination_key, both.match_key),
         now_unit=ibis.coalesce(both.d_unit, both.r_now_unit),
-        now_id=ibis.coalesce(both.d_segment_id, both.r_now_id),
+        now_id=ibis.coalesce(both.now_id, both.r_now_id),
+        subject_id=ibis.coalesce(both.subject_id, both.r_subject_id),
         segment_id=ibis.coalesce(both.r_segment_id, both.d_segment_id),
         path=ibis.coalesce(both.r_path, both.d_path),
         entity_id=ibis.coalesce(both.r_entity_id, both.d_entity_id),
         row_key=ibis.coalesce(both.r_row_key, both.d_row_key),
-        known=both.r_unit.notnull(),
         desired=desired,
         verdict=word(both.d_verdict),
         detail=both.d_detail,
@@ -259,58 +332,38 @@ def _facts(both: ir.Table, scope: Scope) -> ir.Table:
         moved_episode=ibis.coalesce(both.d_episode, 0),
         loser=flag(both.r_loser),
         shadow=flag(both.r_shadow),
-    )
+        closed=ibis.ifelse(desired, both.closed, both.r_closed),
+        closed_reason=ibis.coalesce(both.closed_reason, both.r_closed_reason),
+    ).view()
 
 
-def _with_consent(warehouse: Warehouse, facts: ir.Table, scope: Scope) -> ir.Table:
-    """``closed``, ``closed_reason`` and ``subject_id`` (the person now, as of the newest consent)."""
-    by_verdict = facts.verdict.isin(list(CLOSED_VERDICTS))
-    if not scope.people or scope.graph is None:
-        return facts.mutate(closed=by_verdict, closed_reason=facts.verdict, subject_id=ibis.null("string"))
-    facts = _current(warehouse, facts, "now_id", scope, scope.consent_at, "subject_id")
-    closed, reason = facts.verdict.isin(list(CLOSED_VERDICTS)), ibis.ifelse(by_verdict, facts.verdict, "consent")
-    if scope.categories:
-        agreed = consenting(warehouse, scope.graph, scope.categories, scope.consent_at)
-        facts = _lookup(facts, "subject_id", agreed.select("open_id", is_open="open_id"), "agreed")
-        # A row without a person is the payload room's to judge (no_subject), it is not a withdrawal.
-        closed = closed | (facts.agreed.isnull() & facts.subject_id.notnull())
-    barred = suppressed(warehouse, scope.graph, scope.consent_at)
-    if barred is not None:
-        facts = _lookup(facts, "subject_id", barred.select("suppressed_id", is_barred="suppressed_id"), "barred")
-        closed, reason = closed | facts.barred.notnull(), ibis.ifelse(facts.barred.notnull(), "suppressed", reason)
-    facts = facts.mutate(closed=closed, closed_reason=reason)
-    return facts.drop(*(name for name in ("agreed", "barred") if name in facts.columns))
-
-
-def _with_claims(facts: ir.Table, wanted: ir.Table) -> ir.Table:
+def _with_claims(facts: ir.Table, wanted: ir.Table, rows: ir.Table) -> ir.Table:
     """``claimed``: the key is some unit's current one. Of a loser that is another unit's, since it is not its own's."""
     keys = wanted.filter(wanted.d_ok).select(claimed_key=wanted.d_key).distinct()
-    losers = facts.filter(facts.loser).select(loser_key=facts.destination_key).distinct()
+    losers = rows.filter(rows.loser).select(loser_key=rows.destination_key).distinct()
     taken = keys.join(losers, [("claimed_key", "loser_key")]).select("claimed_key")
+    known = list(facts.columns)
     joined = facts.left_join(taken, [("destination_key", "claimed_key")])
-    return joined.mutate(claimed=joined.claimed_key.notnull()).drop("claimed_key")
+    return joined.select(*known, claimed=joined.claimed_key.notnull()).view()
 
 
-def _with_rebase(warehouse: Warehouse, facts: ir.Table, scope: Scope) -> ir.Table:
+def _with_rebase(facts: ir.Table, both_sides: Sides) -> ir.Table:
     """``rebase``: differences of this key are recorded, not sent."""
-    if scope.rebase:
+    if both_sides.people.scope.rebase:
         return facts.mutate(rebase=ibis.literal(True))
-    split = split_people(warehouse, scope)
+    split = both_sides.people.split(both_sides.rows)
     if split is None:
         return facts.mutate(rebase=ibis.literal(False))
+    known = list(facts.columns)
     joined = facts.left_join(split, [("now_id", "split_id")])
-    return joined.mutate(rebase=joined.split_id.notnull()).drop("split_id")
+    return joined.select(*known, rebase=joined.split_id.notnull()).view()
 
 
-def counted_keys(warehouse: Warehouse, scope: Scope, *, can_retract: bool) -> int:
+def counted_keys(warehouse: Warehouse, both_sides: Sides, *, can_retract: bool) -> int:
     """``considered``: keys that are desired, present or unresolved after merge resolution, by a query of its own that classifies nothing."""
-    desired = _desired(warehouse, scope)
-    ledger = _told_apart(ledger_rows(warehouse, scope), desired)
-    wanted = _keyed(desired, ledger).select(k_unit="d_unit", k_key="match_key")
-    mine = _with_consent(warehouse, ledger.mutate(verdict=ibis.literal("")), scope) if can_retract else ledger
-    open_ = mine.status.isin([Outcome.waiting, Outcome.unknown]) | (ibis.coalesce(mine.uncertain, "") != "")
-    live = mine.present | open_
+    wanted, rows = both_sides.wanted, both_sides.rows
+    live = rows.present | rows.status.isin([Outcome.waiting, Outcome.unknown]) | (rows.uncertain != "")
     if can_retract:
-        live = live | (mine.held & mine.closed)
-    standing = mine.filter(live & ~mine.shadow).select(k_unit="now_unit", k_key="destination_key")
-    return warehouse.count(wanted.union(standing, distinct=True))
+        live = live | (rows.held & rows.closed)
+    standing = rows.filter(live & ~rows.shadow).select(k_unit="now_unit", k_key="destination_key")
+    return warehouse.count(wanted.select(k_unit="d_unit", k_key="match_key").union(standing, distinct=True))

@@ -7,6 +7,7 @@ operations go to the delivery journal.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import json
@@ -23,7 +24,7 @@ from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.destination_syncs import guardrails, states
 from cdp_assets.destination_syncs.guardrails import Hold
 from cdp_assets.destination_syncs.journal import Journal
-from cdp_assets.destination_syncs.keys import Scope, considered_facts, counted_keys, drifted_rows
+from cdp_assets.destination_syncs.keys import People, Scope, considered_facts, counted_keys, drifted_rows, sides
 from cdp_assets.destination_syncs.states import RANK, Effect, Op, Outcome, Policy
 from cdp_assets.destination_syncs.tables import (
     ACTIVATION_STATE,
@@ -31,7 +32,6 @@ from cdp_assets.destination_syncs.tables import (
     INTENTS,
     KEY,
     LEDGER,
-    ROOM_TABLES,
     SYNCS,
 )
 from cdp_assets.space.models import Activation
@@ -132,7 +132,6 @@ def plan_sync(warehouse: Warehouse, journal: Journal, request: SyncRequest) -> P
     Everything that earlier syncs left in the journal must be settled before (:func:`settle.settle_all`; :func:`sync.plan` does).
     Raises :class:`SyncError` when no payloads were built.
     """
-    warehouse.ensure(*ROOM_TABLES)
     key, account = request.activation.key, request.account
     build = _build(warehouse, request)
     all_states = _states(warehouse)
@@ -143,10 +142,12 @@ def plan_sync(warehouse: Warehouse, journal: Journal, request: SyncRequest) -> P
     standing = guardrails.standing(early, state.released)
     scope = _scope(request, build, state, first=known is None or state.revision is None, holds=early)
     can_retract = request.capabilities.retract != "none"
-    considered = counted_keys(warehouse, scope, can_retract=can_retract)
 
-    facts = considered_facts(warehouse, scope, can_retract=can_retract)
-    with warehouse.staged(_with_episode(states.decide(facts, request.policy))) as decided:
+    with contextlib.ExitStack() as scratch:
+        both = scratch.enter_context(sides(warehouse, scope))
+        considered = counted_keys(warehouse, both, can_retract=can_retract)
+        facts = considered_facts(warehouse, both, can_retract=can_retract)
+        decided = scratch.enter_context(warehouse.staged(_with_episode(states.decide(facts, request.policy))))
         numbers = _numbers(warehouse, decided)
         standing = guardrails.standing([*early, *_exit_holds(request, state, numbers)], state.released)
         hold = standing[0] if standing else None
@@ -168,8 +169,8 @@ def plan_sync(warehouse: Warehouse, journal: Journal, request: SyncRequest) -> P
             operations=0,
         )
         journal.begin(sync.token, key, account, seq)
-        _write(warehouse, request, scope, settled_now, sync, state, build, standing, numbers)
-    return _journalled(warehouse, journal, request, sync)
+        _write(warehouse, request, both.people, settled_now, sync, state, build, standing, numbers)
+    return _journalled(warehouse, journal, request, sync, any_listed=numbers["listed"] > 0)
 
 
 # -- what is known before ------------------------------------------------------------------------------------------------
@@ -324,7 +325,9 @@ def _numbers(warehouse: Warehouse, decided: ir.Table) -> dict[str, int]:
         leaving=(counted.present & ~counted.loser & ~counted.desired & ~counted.closed).sum(),
         unchanged=unchanged.sum(),
         still_unchanged=(unchanged & ~moving).sum(),
+        listed=(~unchanged | moving).sum(),
     )
+    row = row.cross_join(decided.aggregate(recorded=(decided.effect != "").sum()))
     return {name: int(value or 0) for name, value in warehouse.rows(row, 1)[0].items()}
 
 
@@ -510,7 +513,7 @@ def of_activation(activation: str, account: str) -> list[Condition]:
 def _write(
     warehouse: Warehouse,
     request: SyncRequest,
-    scope: Scope,
+    people: People,
     decided: ir.Table,
     sync: PlannedSync,
     state: State,
@@ -518,31 +521,33 @@ def _write(
     standing: Sequence[Hold],
     numbers: Mapping[str, int],
 ) -> None:
-    mine = of_activation(sync.activation, sync.account)
-    drift = drifted_rows(warehouse, scope)
-    moved_people = sync.hold == "" and scope.people and warehouse.count(drift) > 0
-    with (
-        warehouse.staged(_intents(warehouse, decided, scope, sync)) as intents,
-        warehouse.staged(_recorded(warehouse, decided, scope, sync, request.policy)) as recorded,
-        warehouse.staged(_recorded_states(warehouse, decided, scope, sync)) as stored,
-        # Rows that stay as they are but for the person; those recorded anew have the person already.
-        warehouse.staged(drift if moved_people else drift.limit(0)) as drifted,
-        warehouse.transaction(),
-    ):
-        warehouse.delete(INTENTS.ref, mine)
-        warehouse.insert(INTENTS.ref, intents)
-        if moved_people:
-            warehouse.delete_matching(LEDGER.ref, drifted, KEY)
-            warehouse.insert(LEDGER.ref, drifted)
+    scope = people.scope
+    with contextlib.ExitStack() as scratch:
+        staged = lambda rows: scratch.enter_context(warehouse.staged(rows))  # noqa: E731
+        # A sync in which nothing happened, the usual one, writes nothing but its own row.
+        intents = staged(_intents(warehouse, decided, scope, sync)) if numbers["listed"] else None
+        drifted = recorded = stored = None
         if not sync.hold:
-            warehouse.delete_matching(LEDGER.ref, recorded, KEY)
-            warehouse.insert(LEDGER.ref, recorded)
-            gone = recorded.filter(~recorded.held)
-            warehouse.delete_matching(DELIVERY_STATE.ref, gone, KEY)
-            warehouse.delete_matching(DELIVERY_STATE.ref, stored, KEY)
-            warehouse.insert(DELIVERY_STATE.ref, stored)
-        warehouse.append(SYNCS.ref, _sync_row(request, build, sync, state, numbers))
-        write_state(warehouse, sync.activation, sync.account, _next_state(warehouse, request, build, sync, state, standing))
+            drift = drifted_rows(warehouse, people)
+            drifted = staged(drift) if people.graph is not None and warehouse.count(drift) else None
+            if numbers["recorded"]:
+                recorded = staged(_recorded(warehouse, decided, scope, sync, request.policy))
+                stored = staged(_recorded_states(warehouse, decided, scope, sync))
+        with warehouse.transaction():
+            warehouse.delete(INTENTS.ref, of_activation(sync.activation, sync.account))
+            if intents is not None:
+                warehouse.insert(INTENTS.ref, intents)
+            # First the rows that change only their person, so that those recorded anew win.
+            for rows in (drifted, recorded):
+                if rows is not None:
+                    warehouse.delete_matching(LEDGER.ref, rows, KEY)
+                    warehouse.insert(LEDGER.ref, rows)
+            if recorded is not None and stored is not None:
+                warehouse.delete_matching(DELIVERY_STATE.ref, recorded.filter(~recorded.held), KEY)
+                warehouse.delete_matching(DELIVERY_STATE.ref, stored, KEY)
+                warehouse.insert(DELIVERY_STATE.ref, stored)
+            warehouse.append(SYNCS.ref, _sync_row(request, build, sync, state, numbers))
+            write_state(warehouse, sync.activation, sync.account, _next_state(warehouse, request, build, sync, state, standing))
 
 
 def _sync_row(request: SyncRequest, build: Build, sync: PlannedSync, state: State, numbers: Mapping[str, int]) -> pa.Table:
@@ -564,19 +569,13 @@ def _sync_row(request: SyncRequest, build: Build, sync: PlannedSync, state: Stat
                 "present": numbers["present"],
                 "leaving": numbers["leaving"],
                 "unchanged": sync.unchanged,
+                # Counted when the sync settles.
+                **dict.fromkeys(("delivered", "warnings", "rejected", "waiting", "unknown"), 0),
                 "started_at": naive_utc(request.now),
             }
         ],
-        schema=pa.schema(list(_fields(SYNCS.schema.to_pyarrow(), exclude=COUNTED))),
+        schema=SYNCS.schema.to_pyarrow(),
     )
-
-
-# Filled when the sync settles.
-COUNTED = ("delivered", "warnings", "rejected", "waiting", "unknown", "withheld", "held", "operations", "ended_at")
-
-
-def _fields(schema: pa.Schema, exclude: Collection[str]) -> Iterator[pa.Field]:
-    return (column for column in schema if column.name not in exclude)
 
 
 def _next_state(
@@ -635,8 +634,13 @@ def read_states(warehouse: Warehouse) -> dict[tuple[str, str], State]:
     return _states(warehouse)
 
 
-def _journalled(warehouse: Warehouse, journal: Journal, request: SyncRequest, sync: PlannedSync) -> PlannedSync:
+def _journalled(
+    warehouse: Warehouse, journal: Journal, request: SyncRequest, sync: PlannedSync, *, any_listed: bool
+) -> PlannedSync:
     """Hand the operations to the journal, in sending order."""
+    if not any_listed:
+        journal.fill(sync.token, [])
+        return sync
     intents = warehouse.table(INTENTS.ref)
     mine = intents.filter(
         intents.activation == sync.activation, intents.account == sync.account, intents.outcome == Outcome.planned

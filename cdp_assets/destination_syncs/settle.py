@@ -34,7 +34,7 @@ from cdp_assets.destination_syncs.tables import (
 from resources.warehouse import TableRef, TableSpec, Warehouse, naive_utc, timestamp_literal
 
 # Where the journal's answers land before they are merged.
-_ANSWERS = TableSpec(
+ANSWERS_TABLE = TableSpec(
     TableRef(SCHEMA, "settling"),
     {
         "token": "string",
@@ -61,7 +61,6 @@ class OpenSync:
 
 def open_syncs(warehouse: Warehouse, activation: str | None = None, account: str | None = None) -> list[OpenSync]:
     """Syncs that were planned and not settled, oldest first."""
-    warehouse.ensure(*ROOM_TABLES)
     table = warehouse.table(SYNCS.ref)
     rows = table.filter(table.state == "planned")
     if activation is not None:
@@ -76,6 +75,7 @@ def settle_all(
     warehouse: Warehouse, journal: Journal, now: dt.datetime, *, activation: str | None = None, account: str | None = None
 ) -> list[SyncResult]:
     """Settle every open sync (of one activation and account, when given), and clear journal entries that no sync belongs to."""
+    warehouse.ensure(*ROOM_TABLES, ANSWERS_TABLE)
     results = [settle_sync(warehouse, journal, sync, now) for sync in open_syncs(warehouse, activation, account)]
     for entry in journal.unsettled(activation, account):
         if entry.state == "planning":
@@ -87,17 +87,21 @@ def settle_all(
 
 def settle_sync(warehouse: Warehouse, journal: Journal, sync: OpenSync, now: dt.datetime, batches: int = 0) -> SyncResult:
     """Merge the answers of one sync, and count it. Raises :class:`accounting.AccountingError` when the counts do not add up."""
+    if not _sends(warehouse, sync):
+        with warehouse.transaction():
+            result = _count(warehouse, sync, now, batches)
+        journal.settled(sync.token)
+        return result
     state = journal.state(sync.token)
     # Only a journal that never heard of the sync, or has forgotten its operations, leaves open what was sent.
     if state in ("planning", "ready"):
         missing, reason = Outcome.waiting, "interrupted"
     else:
         missing, reason = Outcome.unknown, "journal lost"
-    warehouse.ensure(_ANSWERS)
-    warehouse.delete(_ANSWERS.ref, [("token", "=", sync.token)])
+    warehouse.delete(ANSWERS_TABLE.ref, [("token", "=", sync.token)])
     if state == "ready":
         for page in journal.answers(sync.token):
-            warehouse.append(_ANSWERS.ref, page.append_column("token", pa.array([sync.token] * page.num_rows, pa.string())))
+            warehouse.append(ANSWERS_TABLE.ref, page.append_column("token", pa.array([sync.token] * page.num_rows, pa.string())))
     with (
         warehouse.staged(_answered(warehouse, sync, missing, reason, now)) as answered,
         warehouse.staged(_ledger(warehouse, answered, sync)) as ledger,
@@ -106,9 +110,15 @@ def settle_sync(warehouse: Warehouse, journal: Journal, sync: OpenSync, now: dt.
     ):
         _merge(warehouse, sync, answered, ledger, stored)
         result = _count(warehouse, sync, now, batches)
-        warehouse.delete(_ANSWERS.ref, [("token", "=", sync.token)])
+        warehouse.delete(ANSWERS_TABLE.ref, [("token", "=", sync.token)])
     journal.settled(sync.token)
     return result
+
+
+def _sends(warehouse: Warehouse, sync: OpenSync) -> bool:
+    intents = warehouse.table(INTENTS.ref)
+    mine = intents.filter(intents.activation == sync.activation, intents.account == sync.account)
+    return warehouse.count(mine.filter(mine.outcome == Outcome.planned)) > 0
 
 
 def _answered(warehouse: Warehouse, sync: OpenSync, missing: Outcome, reason: str, now: dt.datetime) -> ir.Table:
@@ -120,7 +130,7 @@ def _answered(warehouse: Warehouse, sync: OpenSync, missing: Outcome, reason: st
         intents.seq == sync.seq,
         intents.outcome == Outcome.planned,
     ).drop("reason", "warning", "not_before", "outcome")
-    answers = warehouse.table(_ANSWERS.ref)
+    answers = warehouse.table(ANSWERS_TABLE.ref)
     answers = answers.filter(answers.token == sync.token)
     answers = answers.select(**{f"a_{name}": answers[name] for name in ANSWERS.names})
     rows = planned.left_join(answers, [("message_id", "a_message_id")])

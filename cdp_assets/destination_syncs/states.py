@@ -14,7 +14,7 @@ does to the ledger is in :mod:`settle`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
@@ -275,12 +275,23 @@ def gates(policy: Policy) -> list[Rule]:
     ]
 
 
-def _value(facts: ir.Table, reason: str) -> ir.StringValue:
-    return facts[reason[1:]] if reason.startswith("@") else ibis.literal(reason, type="string")
+def _value(facts: ir.Table, word: str) -> ir.StringValue:
+    return facts[word[1:]] if word.startswith("@") else ibis.literal(word, type="string")
 
 
-def _first(facts: ir.Table, rules: Iterable[Rule], pick: Callable[[Rule], ir.StringValue | str], otherwise) -> ir.StringValue:
-    return ibis.cases(*((rule.when(facts), pick(rule)) for rule in rules), else_=otherwise)
+def _first(facts: ir.Table, rules: Sequence[Rule], otherwise: str) -> ir.StringValue:
+    """Name of the first rule that matches."""
+    return ibis.cases(*((rule.when(facts), rule.name) for rule in rules), else_=otherwise)
+
+
+def _of(facts: ir.Table, name: ir.StringValue, rules: Sequence[Rule], pick: Callable[[Rule], str]) -> ir.StringValue:
+    """What the rule called ``name`` says."""
+    by_word: dict[str, list[str]] = {}
+    for rule in rules:
+        by_word.setdefault(pick(rule), []).append(rule.name)
+    by_word.pop("", None)
+    branches = [(name.isin(names), _value(facts, word)) for word, names in by_word.items()]
+    return ibis.cases(*branches, else_="")
 
 
 def decide(facts: ir.Table, policy: Policy) -> ir.Table:
@@ -288,26 +299,21 @@ def decide(facts: ir.Table, policy: Policy) -> ir.Table:
 
     ``operation`` stays filled where a gate closed: it is what would have been sent.
     """
-    by_name = {rule.name: rule for rule in wishes(policy)}
-    wished = facts.mutate(wished=_first(facts, by_name.values(), lambda rule: rule.name, otherwise="gone"))
-
-    def of_wish(pick: Callable[[Rule], ir.StringValue | str], table: ir.Table) -> ir.StringValue:
-        return ibis.cases(*((table.wished == rule.name, pick(rule)) for rule in by_name.values()), else_="")
-
-    wished = wished.mutate(wish=of_wish(lambda rule: str(rule.operation), wished))
-    barred = gates(policy)
-    gated = wished.mutate(gate=ibis.ifelse(wished.wish == "", "", _first(wished, barred, lambda rule: rule.name, otherwise="")))
-
-    def outcome_of(pick: Callable[[Rule], ir.StringValue | str]) -> ir.StringValue:
-        return ibis.cases(*((gated.gate == rule.name, pick(rule)) for rule in barred), else_=of_wish(pick, gated))
-
-    return gated.mutate(
-        rule=ibis.ifelse(gated.gate == "", gated.wished, gated.gate),
-        operation=gated.wish,
-        effect=outcome_of(lambda rule: str(rule.effect)),
-        outcome=outcome_of(lambda rule: str(rule.outcome)),
-        reason=outcome_of(lambda rule: _value(gated, rule.reason)),
-    ).drop("wished", "wish", "gate")
+    wished, barred = wishes(policy), gates(policy)
+    rows = facts.mutate(wished=_first(facts, wished, otherwise="gone"))
+    rows = rows.mutate(wish=_of(rows, rows.wished, wished, lambda rule: rule.operation))
+    rows = rows.mutate(
+        rule=ibis.cases((rows.wish == "", rows.wished), *((r.when(rows), r.name) for r in barred), else_=rows.wished)
+    )
+    every = [*wished, *barred]
+    return rows.select(
+        *facts.columns,
+        "rule",
+        operation=rows.wish,
+        effect=_of(rows, rows.rule, every, lambda rule: rule.effect),
+        outcome=_of(rows, rows.rule, every, lambda rule: rule.outcome),
+        reason=_of(rows, rows.rule, every, lambda rule: rule.reason),
+    )
 
 
 def under_hold(decided: ir.Table, hold: str, *, retracts_pass: bool) -> ir.Table:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 from collections.abc import Callable
 
-from tests.destination_syncs.lab import Lab, all_answer
+from tests.destination_syncs.lab import Lab
 
 
 def test_a_member_enters_changes_and_leaves(lab: Callable[..., Lab]) -> None:
