@@ -43,7 +43,7 @@ def check_evaluations(
     if not results_by_partition:
         raise ValueError(f"check {check_name} of {asset_key.to_user_string()} has no partition to report")
     own = context.partition_key if context.has_partition_key else None
-    logger: dg.OpExecutionContext = context.op_execution_context
+    logger: Any = context.op_execution_context  # takes evaluations, but is not typed to
     for partition, result in results_by_partition.items():
         if partition == own:
             continue  # Dagster stores the yielded result for the run's own partition
@@ -195,7 +195,7 @@ def subset_run_request(
     whole = {key for key, (definition, _) in keys_by_asset.items() if definition is None}
     if not subsets and not whole:
         raise ValueError("a backfill needs at least one partition")
-    subset = AssetGraphSubset(partitions_subsets_by_asset_key=subsets, non_partitioned_asset_keys=whole)
+    subset = AssetGraphSubset(subsets, whole)  # type: ignore[call-arg]
     return dg.RunRequest.for_asset_graph_subset(subset, tags=dict(tags))
 
 

@@ -257,8 +257,9 @@ def _same_type(found: ibis_types.DataType, wanted: ibis_types.DataType) -> bool:
 
 
 def _broken(column: str, check: Check) -> Callable[[ir.Table], ir.BooleanValue]:
+    holds, statistics = _CHECKS[str(check.name)], check.statistics or {}
     # A NULL is neither right nor wrong to SQL; the check says which it is.
-    return lambda table: ~_CHECKS[check.name](table[column], check.statistics).fill_null(bool(check.ignore_na))
+    return lambda table: ~holds(table[column], statistics).fill_null(bool(check.ignore_na))
 
 
 def _is_null(column: str) -> Callable[[ir.Table], ir.BooleanValue]:
