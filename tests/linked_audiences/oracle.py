@@ -97,7 +97,7 @@ class Oracle:
     # -- rows
 
     def table(self, text: str) -> list[Row]:
-        return self.world.tables[text.split(".")[-1]][1]
+        return self.world.tables[text.lower().split(".")[-1]][1]
 
     def top_rows(self, person: str, c: Any) -> list[Row]:
         slug = c.with_entity or c.without_entity
