@@ -46,6 +46,8 @@ _DROP: Final = "cdp.drop_connection"
 _DEFAULT_SLOW_SECONDS: Final = 2.0
 _DEFAULT_TIMEOUT_SECONDS: Final = 60.0
 
+_log = logging.getLogger(__name__)
+
 Clock = Callable[[], dt.datetime]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -105,9 +107,16 @@ class _Endpoint:
             self._record(call, None, kind)
             await _sleep_unless_gone(request, plan.get("seconds", _DEFAULT_TIMEOUT_SECONDS))
             raise _NoAnswerError
-        with self._store.transaction():
-            answer = self._answer(call, plan).render()
-            self._record(call, None if kind == "commit_then_drop" else answer[0], kind)
+        try:
+            with self._store.transaction():
+                answer = self._answer(call, plan).render()
+                self._record(call, None if kind == "commit_then_drop" else answer[0], kind)
+        except Exception as error:  # noqa: BLE001 - whatever a request makes a twin stumble over is its 500, as at any server
+            # The type only: messages and tracebacks can quote the request.
+            _log.error("the %s twin failed on a %s: %s", twin.system, call.method, type(error).__name__)
+            with self._store.transaction():
+                answer = twin.refuse(call, "500", {}).render()
+                self._record(call, answer[0], kind)
         if kind == "commit_then_drop":
             raise _NoAnswerError
         return answer
@@ -293,7 +302,8 @@ def _listen(port: int) -> socket.socket:
 
 def run_server(port: int, state_dir: str | Path) -> None:
     """Serve the twins on loopback until interrupted. Raises OSError when the port is taken."""
-    with _listen(port) as listener:
+    # uvicorn closes everything on an interrupt, and then raises it again.
+    with _listen(port) as listener, contextlib.suppress(KeyboardInterrupt):
         _server(create_app(state_dir)).run(sockets=[listener])
 
 

@@ -308,6 +308,18 @@ def test_a_live_secret_never_goes_to_a_twin(twins: Any) -> None:
         assert [o.status for o in outcomes] == ["delivered"]
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_sandbox_ignores_the_proxy_of_the_environment(twins: Any, system: str, monkeypatch: Any) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    action, payload = ACTIONS[system]
+    with registry.connect(system, twins.connection(system)) as destination:  # type: ignore[attr-defined]
+        outcomes = destination.deliver(action, [Operation("op0", "enter", "a@example.com", payload, "m")])
+    assert [o.status for o in outcomes] == ["delivered"]
+
+
 def test_an_unknown_action_is_a_configuration_error(subject: Subject) -> None:
     with pytest.raises(DestinationConfigError, match="action"):
         subject.destination.deliver(replace(subject.action, name="explode"), subject.operations())

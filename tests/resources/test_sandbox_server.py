@@ -226,3 +226,38 @@ def test_thousands_of_records_a_second(twins) -> None:
         twins.http.post(f"{twins.base('marketo')}/rest/v1/leads.json", json={"input": rows}, headers=headers)
     assert time.monotonic() - started < 3
     assert len(twins.records("marketo")) == 3000
+
+
+def test_a_request_that_fails_half_way_stores_nothing_and_quotes_nothing(twins, monkeypatch, caplog) -> None:
+    from resources.sandbox.marketo import MarketoTwin
+
+    def stumble(self, call, writes, results) -> None:
+        self.store.put(self.system, "leads", [("1", {"email": EMAIL})], call.at)
+        raise ValueError(EMAIL)
+
+    monkeypatch.setattr(MarketoTwin, "_write", stumble)
+    assert sync(twins, [{"email": EMAIL}]).status_code == 502
+    assert twins.records("marketo") == []
+    assert "ValueError" in caplog.text and EMAIL not in caplog.text
+
+
+def test_the_server_stops_on_a_signal_and_leaves_its_state(tmp_path: Path) -> None:
+    import signal
+    import subprocess
+    import sys
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"from resources.sandbox.server import run_server; run_server({port}, {str(tmp_path)!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 30
+        while not is_up(f"http://127.0.0.1:{port}"):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert "Traceback" not in output
+    assert (tmp_path / "twins.sqlite").exists()
