@@ -165,7 +165,7 @@ def print_summary(title: str, summary: dict[str, Any]) -> None:
         return
     table = Table(title="activations", title_justify="left")
     for column in ("activation", "considered", "unchanged", "delivered", "rejected", "waiting", "unknown", "withheld", "held"):
-        table.add_column(column, justify="left" if column == "activation" else "right")
+        table.add_column(column, justify="left" if column == "activation" else "right", no_wrap=column == "activation")
     for key, activation in summary["activations"].items():
         cells = [
             f"{_total(activation[c]):,}"

@@ -130,16 +130,13 @@ class DuckDBWarehouse(Warehouse):
             self._connection.unregister("cdp_incoming")
 
     def _catalogue(self, ref: TableRef) -> ibis.Schema | None:
-        # LIMIT 0 through Arrow: the engine's own types, also for views, in one round trip.
-        found = self._connection.execute(
-            "SELECT schema_name, table_name FROM (SELECT schema_name, table_name, database_name FROM duckdb_tables() UNION ALL "
-            "SELECT schema_name, view_name, database_name FROM duckdb_views()) "
-            "WHERE lower(schema_name) = ? AND lower(table_name) = ? AND (? IS NULL OR lower(database_name) = ?)",
-            [ref.schema, ref.name, ref.database, ref.database],
-        ).fetchall()
-        if not found:
+        try:
+            described = self._connection.execute(f"DESCRIBE {self.name(ref)}").fetchall()
+        except (duckdb.CatalogException, duckdb.BinderException):
             return None
-        described = self._connection.execute(f"DESCRIBE {self.name(ref)}").fetchall()
+        except duckdb.Error as error:
+            # A view whose files are gone exists, and cannot be read.
+            raise WarehouseError(f"table {ref}: {_first_line(error)}") from None
         return ibis.schema({str(row[0]).lower(): DuckDBType.from_string(row[1]) for row in described})
 
     def list_tables(self, schema: str) -> list[TableRef]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import ibis
 import ibis.expr.types as ir
 import sqlglot
+from ibis.backends.sql import compilers
 from sqlglot import exp
 
 
@@ -234,7 +235,8 @@ def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str
 
     ``user_queries`` maps the stand-in table names made by ``Warehouse.user_query`` to their parsed SELECT.
     """
-    tree = sqlglot.parse_one(str(ibis.to_sql(expression, dialect=dialect, pretty=False)), read=dialect)
+    # The compiler's own tree: ibis.to_sql would print it, and we would parse it again, at half the cost of a small query.
+    tree = getattr(compilers, dialect).compiler.to_sqlglot(expression.unbind())
     # Bottom-up within one pass would skip calls nested in a replaced call's arguments; repeat until none is left.
     for _ in range(8):
         if not any(str(n.this).upper().startswith("CDP_") for n in tree.find_all(exp.Anonymous)):
