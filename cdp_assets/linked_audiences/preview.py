@@ -89,8 +89,10 @@ def preview(
     compiled = compile_inline(
         warehouse, space, audience_key, as_of, trait_values=lambda trait: _trait(warehouse, trait, as_of, inline_traits)
     )
-    count = warehouse.count(compiled.members)
-    ids = [row[PROFILE] for row in warehouse.rows(compiled.members.order_by(PROFILE), sample)] if sample and count else []
+    # One query for size and sample: compiling and running a large tree twice would double the wait.
+    counted = compiled.members.mutate(total=compiled.members.count().over())
+    rows = warehouse.rows(counted.order_by(PROFILE), max(sample, 1))
+    count, ids = (int(rows[0]["total"]) if rows else 0), [row[PROFILE] for row in rows][:sample]
     shown = (lambda value: value) if show_personal else _masked
     return Preview(
         audience_key,

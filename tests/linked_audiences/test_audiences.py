@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cdp_assets.computed_traits.build import build_traits
 from cdp_assets.linked_audiences.build import AudienceResult
-from cdp_assets.linked_audiences.tables import AUDIENCE_MEMBERS, PATH_ROWS
+from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS, PATH_ROWS
 from cdp_assets.space.models import Audience
 from cdp_assets.space.operators import ConditionError
 from resources.warehouse import TableRef, Warehouse
@@ -24,19 +24,19 @@ CHECKING_WITH_OVERDUE_CARD = {
 }
 
 
-def test_AE2_1_a_checking_account_with_an_overdue_card_matches_with_just_those_rows(warehouse: Warehouse) -> None:
+def test_AE2_1_a_checking_account_with_an_overdue_card_matches_with_just_those_rows(duckdb_warehouse: Warehouse) -> None:
     world = bank(
         accounts=[(1, "p@x", "checking"), (2, "p@x", "savings"), (3, "q@x", "checking")],
         cards=[(10, 1, True), (11, 1, False), (20, 2, True), (30, 3, False)],
     )
     world.profile("P", email="p@x")
     world.profile("Q", email="q@x")
-    world.write(warehouse)
+    world.write(duckdb_warehouse)
     made = bank_space(one_group("overdue", CHECKING_WITH_OVERDUE_CARD))
-    assert build(warehouse, made) == {"overdue": AudienceResult(members=1, entities=2, entered=1)}
-    assert members(warehouse, made, "overdue") == ["P"]
-    assert context(warehouse, made, "overdue") == [("P", "accounts", "1", None), ("P", "accounts:cards", "10", "1")]
-    rows = warehouse.rows(warehouse.table(PATH_ROWS.ref).order_by("table_name"), 9)
+    assert build(duckdb_warehouse, made) == {"overdue": AudienceResult(members=1, entities=2, entered=1)}
+    assert members(duckdb_warehouse, made, "overdue") == ["P"]
+    assert context(duckdb_warehouse, made, "overdue") == [("P", "accounts", "1", None), ("P", "accounts:cards", "10", "1")]
+    rows = duckdb_warehouse.rows(duckdb_warehouse.table(PATH_ROWS.ref).order_by("table_name"), 9)
     assert [(row["table_name"], row["rows"]) for row in rows] == [("bank.accounts", 3), ("bank.cards", 4)]
 
 
@@ -102,14 +102,14 @@ def test_AE2_4_differs_is_false_on_null_and_without_equals_is_true(duckdb_wareho
     }
 
 
-def test_AE2_5_a_member_by_trait_has_no_context_and_one_by_both_keeps_the_card(warehouse: Warehouse) -> None:
+def test_AE2_5_a_member_by_trait_has_no_context_and_one_by_both_keeps_the_card(duckdb_warehouse: Warehouse) -> None:
     world = bank(accounts=[(1, "both@x"), (2, "card@x")], cards=[(10, 1, True), (20, 2, True), (21, 2, False)])
     for profile in ("trait", "both", "card", "neither"):
         world.profile(profile, email=f"{profile}@x")
     world.trait("trait", "vip", "true")
     world.trait("both", "vip", "true")
     world.trait("neither", "vip", "false")
-    world.write(warehouse)
+    world.write(duckdb_warehouse)
     made = bank_space(
         {
             "key": "either",
@@ -120,9 +120,9 @@ def test_AE2_5_a_member_by_trait_has_no_context_and_one_by_both_keeps_the_card(w
             ],
         }
     )
-    build(warehouse, made)
-    assert members(warehouse, made, "either") == ["both", "card", "trait"]
-    assert context(warehouse, made, "either") == [
+    build(duckdb_warehouse, made)
+    assert members(duckdb_warehouse, made, "either") == ["both", "card", "trait"]
+    assert context(duckdb_warehouse, made, "either") == [
         ("both", "accounts", "1", None),
         ("both", "accounts:cards", "10", "1"),
         ("card", "accounts", "2", None),
@@ -148,14 +148,14 @@ def test_AE2_6_groups_are_independent_and_filters_of_one_condition_are_not(duckd
     assert members(duckdb_warehouse, made, "together") == []
 
 
-def test_AE2_7_events_of_a_merged_profile_count_for_the_canonical_one(warehouse: Warehouse) -> None:
+def test_AE2_7_events_of_a_merged_profile_count_for_the_canonical_one(duckdb_warehouse: Warehouse) -> None:
     world = bank()
     for profile in ("device", "P", "Q"):
         world.profile(profile)
     world.merge("device", "P")
     for days, profile in ((7, "device"), (1, "device"), (0, "P"), (8, "Q"), (1, "Q"), (1, "Q")):
         world.event(profile, "Login", ago(days=days), {"via": {"web": days}})
-    world.write(warehouse)
+    world.write(duckdb_warehouse)
     week = {"within": {"last": 7, "unit": "days"}}
     recent = {"all": [{"property": "via.web", "operator": "at_most", "value": 1}]}
     made = bank_space(
@@ -164,8 +164,8 @@ def test_AE2_7_events_of_a_merged_profile_count_for_the_canonical_one(warehouse:
         one_group("before", {"with_event": "Login", "between": {"from": 10, "to": 7}}),
         one_group("not_before", {"without_event": "Login", "between": {"from": 10, "to": 8}}),
     )
-    build(warehouse, made)
-    assert {key: members(warehouse, made, key) for key in made.audiences} == {
+    build(duckdb_warehouse, made)
+    assert {key: members(duckdb_warehouse, made, key) for key in made.audiences} == {
         "thrice": ["P"],
         "recent": ["P", "Q"],
         "before": ["P", "Q"],
@@ -205,25 +205,25 @@ def test_children_are_counted_per_parent_row_and_siblings_speak_of_the_same_row(
     assert members(duckdb_warehouse, made, "one_card_each") == ["P"]
 
 
-def test_numeric_keys_join_text_identifiers_and_traits_join_too(warehouse: Warehouse) -> None:
+def test_numeric_keys_join_text_identifiers_and_traits_join_too(duckdb_warehouse: Warehouse) -> None:
     world = bank(tickets=[(1, 42, "open")], offers=[(5, "gold")])
     world.profile("P", user_id=["42", "43"])
     world.trait("P", "plan", "silver")
     world.trait("P", "plan", "gold")
-    world.write(warehouse)
+    world.write(duckdb_warehouse)
     made = bank_space(one_group("both", {"with_entity": "tickets"}, {"with_entity": "offers"}))
-    build(warehouse, made)
-    assert context(warehouse, made, "both") == [("P", "offers", "5", None), ("P", "tickets", "1", None)]
+    build(duckdb_warehouse, made)
+    assert context(duckdb_warehouse, made, "both") == [("P", "offers", "5", None), ("P", "tickets", "1", None)]
 
 
-def test_a_list_trait_contains_its_elements_and_computed_traits_hide_identify_traits(warehouse: Warehouse) -> None:
+def test_a_list_trait_contains_its_elements_and_computed_traits_hide_identify_traits(duckdb_warehouse: Warehouse) -> None:
     world = bank()
     for profile, seen in {"p": ["a", "b"], "q": ["ab"], "r": ['say "a"']}.items():
         world.profile(profile)
         world.trait(profile, "logins", "7")
         for what in seen:
             world.event(profile, "See", ago(days=1), {"what": what})
-    world.write(warehouse)
+    world.write(duckdb_warehouse)
     made = bank_space(
         one_group("a", {"with_trait": "seen", "operator": "contains", "value": ["a", "zz"]}),
         one_group("no_a", {"with_trait": "seen", "operator": "omits", "value": "a"}),
@@ -233,13 +233,17 @@ def test_a_list_trait_contains_its_elements_and_computed_traits_hide_identify_tr
             {"key": "logins", "kind": "event_counter", "event": "See"},
         ],
     )
-    assert {r.skipped_because for r in build(warehouse, made).values()} == {
+    assert {r.skipped_because for r in build(duckdb_warehouse, made).values()} == {
         "trait seen is not built for this partition",
         "trait logins is not built for this partition",
     }
-    build_traits(warehouse, made, list(made.traits), window(made), AS_OF, AS_OF, "run", revisions(made))
-    build(warehouse, made)
-    assert {key: members(warehouse, made, key) for key in made.audiences} == {"a": ["p"], "no_a": ["q", "r"], "twice": ["p"]}
+    build_traits(duckdb_warehouse, made, list(made.traits), window(made), AS_OF, AS_OF, "run", revisions(made))
+    build(duckdb_warehouse, made)
+    assert {key: members(duckdb_warehouse, made, key) for key in made.audiences} == {
+        "a": ["p"],
+        "no_a": ["q", "r"],
+        "twice": ["p"],
+    }
 
 
 def test_one_failing_audience_fails_alone_and_its_dependants_keep_what_they_had(duckdb_warehouse: Warehouse) -> None:
@@ -305,3 +309,71 @@ def test_entered_and_left_compare_with_the_newest_earlier_build_and_follow_merge
     )
     assert build(duckdb_warehouse, made)["owners"] == AudienceResult(2, 3, entered=1, left=1), "a rebuild compares with itself"
     assert duckdb_warehouse.count(duckdb_warehouse.table(AUDIENCE_MEMBERS.ref)) == 4
+
+
+@pytest.mark.snowflake
+def test_both_engines_give_the_same_members_and_context(duckdb_warehouse: Warehouse, snowflake_warehouse: Warehouse) -> None:
+    world = bank(
+        accounts=[(1, "p@x", "checking", 1.5, dt.date(2026, 4, 1)), (2, "p@x", "savings"), (3, "q@x", "checking", None, None)],
+        cards=[(10, 1, True), (11, 1, False), (20, 2, True), (30, 3, None)],
+        payments=[("x", "10"), ("y", "30")],
+        products=[(7, "loan")],
+        holdings=[(1, 1, 7), (2, 3, 7)],
+        tickets=[(1, 42, "open")],
+        offers=[(5, "gold")],
+    )
+    world.profile("P", email="p@x", user_id="42")
+    world.profile("Q", email="q@x")
+    world.profile("device")
+    world.merge("device", "P")
+    world.trait("P", "plan", "silver")
+    world.trait("P", "plan", "gold")
+    world.trait("Q", "seen_at", "2025-12-31T23:00:00-02:00")
+    for days, profile in ((7, "device"), (1, "device"), (0, "P"), (8, "Q")):
+        world.event(profile, "Login", ago(days=days), {"via": {"web": days}, "how": "app"})
+    soon = {"all": [{"column": "renews", "operator": "within_next", "amount": 90}]}
+    made = bank_space(
+        one_group("overdue", CHECKING_WITH_OVERDUE_CARD),
+        one_group(
+            "paid",
+            {
+                "with_entity": "accounts",
+                "nested": {"conditions": [{"with_entity": "cards", "nested": {"conditions": [{"with_entity": "payments"}]}}]},
+            },
+        ),
+        one_group(
+            "few_cards",
+            {
+                "with_entity": "accounts",
+                "exactly": 1,
+                "nested": {
+                    "match": "any",
+                    "conditions": [{"with_entity": "cards", "at_most": 1}, {"without_entity": "products"}],
+                },
+            },
+        ),
+        one_group("soon", {"with_entity": "accounts", "where": soon}, {"with_entity": "tickets"}, {"with_entity": "offers"}),
+        one_group("active", {"with_event": "Login", "at_least": 3, "within": {"last": 7}}),
+        one_group("calm", {"not_part_of": "active"}, {"without_trait": "channels", "operator": "contains", "value": "web"}),
+        one_group("seen", {"with_trait": "seen_at", "operator": "within_next", "amount": 1, "unit": "hours"}),
+        traits=[{"key": "channels", "kind": "unique_list", "event": "Login", "property": "how"}],
+    )
+    found = []
+    for engine in (duckdb_warehouse, snowflake_warehouse):
+        world.write(engine)
+        build_traits(engine, made, list(made.traits), window(made), AS_OF, AS_OF, "run", revisions(made))
+        results = build(engine, made)
+        assert {key: result.error or result.skipped_because for key, result in results.items()} == dict.fromkeys(results)
+        stored = engine.rows(engine.table(AUDIENCE_CONTEXT.ref).order_by("audience", "path", "entity_id", "parent_entity_id"), 99)
+        who = {key: members(engine, made, key) for key in made.audiences}
+        found.append((who, stored, results))
+    assert found[0] == found[1]
+    assert found[0][0] == {
+        "overdue": ["P"],
+        "paid": ["P", "Q"],
+        "few_cards": ["P", "Q"],
+        "soon": ["P"],
+        "active": ["P"],
+        "calm": ["Q"],
+        "seen": ["Q"],
+    }
