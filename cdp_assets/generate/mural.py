@@ -237,7 +237,7 @@ class Mural(DataModel):
         at_risk = [a for a in self.rows("accounts").values() if _at_risk(a, today)]
         safe = [a for a in self.rows("accounts").values() if not _at_risk(a, today) and _at_risk({**a, "engagement": 0}, today)]
         rng.shuffle(at_risk)
-        moved = at_risk[: pick(rng, min(2, len(at_risk) - 1), days)] if len(at_risk) > 1 else []
+        moved = at_risk[: pick(rng, min(2.0, max(1.0, len(at_risk) / 5)), days)] if len(at_risk) > 1 else []
         for index, account in enumerate(moved):
             better: Row = {"engagement": 70} if index % 2 else _renewed(account)
             plan.change.replace("accounts", account["account_id"], {**account, **better})
