@@ -217,7 +217,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
 
 
 def localise(tree: exp.Expr, dialect: str) -> exp.Expr:
-    """Replace every neutral ``cdp_*`` call in ``tree``, in place, by the dialect's own expression."""
+    """Replace every neutral ``cdp_*`` call in ``tree`` by the dialect's own expression."""
     rewrites = _REWRITES[dialect]
 
     def replace(node: exp.Expr) -> exp.Expr:
@@ -227,7 +227,7 @@ def localise(tree: exp.Expr, dialect: str) -> exp.Expr:
                 return build(node)
         return node
 
-    return tree.transform(replace, copy=False)
+    return tree.transform(replace)
 
 
 def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str, exp.Expr] | None = None) -> exp.Expr:
@@ -250,5 +250,5 @@ def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str
                 return user_queries[node.name].copy().subquery(alias.copy() if alias else None)
             return node
 
-        tree = tree.transform(inline, copy=False)
+        tree = tree.transform(inline)
     return tree
