@@ -42,8 +42,8 @@ WRITE_ROWS = 5_000
 SAMPLE_ROWS = 5
 
 OK = "ok"
-# Verdicts under which a message's content is not even kept: nothing of it may leave, and a retract needs key and flag only.
-_CONTENT_FREE = frozenset({"suppressed", "consent", "no_subject"})
+# Verdicts under which no content is kept: nothing of it may leave now or later, and a retract needs key and flag only.
+_CONTENT_FREE = frozenset({"suppressed", "consent", "no_subject", "too_large"})
 
 
 @dataclass(frozen=True)
