@@ -57,7 +57,7 @@ class NaiveIdentity:
         for other in owners[1:]:
             full = [p for p in (target, other) if p.merges >= self.max_merges or len(p.identifiers) >= self.max_mappings]
             if full:
-                link = [i for i in left if i in other.identifiers][0]
+                link = next(i for i in left if i in other.identifiers)
                 self.violations.append((number, link, "merge cap"))
                 continue
             target.merges += other.merges + 1
