@@ -116,7 +116,7 @@ class People:
     """The truth as of an instant: only what was received before it."""
 
     def __init__(self, truth: dict[str, Any], as_of: dt.datetime) -> None:
-        self._as_of = as_of
+        self.as_of = as_of
         self.persons = truth["persons"]
         self.known: dict[str, dict[str, list[tuple[str, str]]]] = {}  # person -> type -> (known at, value)
         self.person_of: dict[tuple[str, str], str] = {}
@@ -132,7 +132,7 @@ class People:
         return max(found)[1] if found else None
 
     def latest(self, timeline: list[dict[str, Any]]) -> dict[str, Any]:
-        before = [entry for entry in timeline if _instant(entry["at"]) < self._as_of]
+        before = [entry for entry in timeline if _instant(entry["at"]) < self.as_of]
         return before[-1] if before else {}
 
     def consents(self, person: str, categories: tuple[str, ...]) -> bool:
@@ -356,7 +356,7 @@ def differences(space: str, activation: str, ledger: Ledger, records: list[dict[
             problems.append(f"{rules.flag} is {found[key][rules.flag]}, expected {True in flags}")
         # What a record keeps after its flag went false is the destination's affair.
         current = [row for row in units[key] if row.fields[rules.flag]]
-        for name in sorted({name for row in current for name in row.fields} - {rules.flag}):
+        for name in sorted({name for row in current for name in row.fields} - {rules.flag, rules.key_field}):
             if all(found[key].get(name) != row.fields.get(name) for row in current):
                 problems.append(f"{name} differs")
     return problems
