@@ -236,7 +236,8 @@ def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str
     ``user_queries`` maps the stand-in table names made by ``Warehouse.user_query`` to their parsed SELECT.
     """
     # The compiler's own tree: ibis.to_sql would print it, and we would parse it again, at half the cost of a small query.
-    tree = getattr(compilers, dialect).compiler.to_sqlglot(expression.unbind())
+    # It shares nodes between places; a copy gives each place its own, so that replacing one replaces it everywhere.
+    tree = getattr(compilers, dialect).compiler.to_sqlglot(expression.unbind()).copy()
     # Bottom-up within one pass would skip calls nested in a replaced call's arguments; repeat until none is left.
     for _ in range(8):
         if not any(str(n.this).upper().startswith("CDP_") for n in tree.find_all(exp.Anonymous)):

@@ -158,3 +158,10 @@ def test_duckdb_reads_no_files_for_anyone(duckdb_warehouse: Warehouse) -> None:
         duckdb_warehouse._run("SELECT * FROM read_text('/etc/hostname')")
     with pytest.raises(WarehouseError, match=r"(?i)locked"):
         duckdb_warehouse._run("SET enable_external_access=true")
+
+
+def test_an_expression_used_twice_is_localised_in_both_places(things: Warehouse) -> None:
+    table = things.table(SPEC.ref)
+    number = fn.try_double(fn.json_text(table.document, "n"))
+    row = things.rows(table.filter(number.notnull()).select(a=number, b=number + 1).filter(ibis._.a < ibis._.b), 5)
+    assert row == [{"a": 3.5, "b": 4.5}]
