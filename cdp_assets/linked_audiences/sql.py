@@ -13,7 +13,7 @@ from cdp_assets.linked_audiences.compile import compile_inline
 from cdp_assets.linked_audiences.tables import BUILDS
 from cdp_assets.raw_events.tables import TABLES as EVENT_TABLES
 from cdp_assets.space.space import Space
-from cdp_assets.space.time import windows
+from cdp_assets.space.time import window_of
 from cdp_assets.unified_profiles.tables import INTERNAL_TABLES, profile_schema, profile_tables
 from resources.warehouse import MissingTableError, TableRef, Warehouse
 from resources.warehouse.compiling import CompilingWarehouse
@@ -31,7 +31,7 @@ def audience_sql(space: Space, key: str, dialect: str, schemas: Warehouse | Sche
     catalogue = schemas.schema if isinstance(schemas, Warehouse) else schemas
     instant = as_of or (_newest_build(schemas, key) if isinstance(schemas, Warehouse) else None) or _first_end(space)
     warehouse = CompilingWarehouse(dialect, _with_own_tables(space, catalogue))
-    partition = windows(space.config, instant)[-1].key
+    partition = window_of(space.config, instant).key
     compiled = compile_inline(
         warehouse, space, key, instant, trait_values=lambda trait: stored_values(warehouse, trait, partition)
     )
@@ -66,4 +66,4 @@ def _newest_build(warehouse: Warehouse, key: str) -> dt.datetime | None:
 
 def _first_end(space: Space) -> dt.datetime:
     start = space.config.start_date
-    return windows(space.config, dt.datetime(start.year, start.month, start.day, 0, 0, 1, tzinfo=dt.UTC))[-1].end
+    return window_of(space.config, dt.datetime(start.year, start.month, start.day, 0, 0, 1, tzinfo=dt.UTC)).end

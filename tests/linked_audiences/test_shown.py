@@ -8,6 +8,7 @@ import pytest
 import sqlglot
 
 from cdp_assets.computed_traits.build import build_traits
+from cdp_assets.computed_traits.inline import inline_values
 from cdp_assets.linked_audiences.describe import condition_tree
 from cdp_assets.linked_audiences.preview import preview
 from cdp_assets.linked_audiences.sql import audience_sql
@@ -99,11 +100,23 @@ def test_a_preview_counts_samples_and_writes_nothing(duckdb_warehouse: Warehouse
 
 
 def test_a_preview_takes_traits_computed_in_place(duckdb_warehouse: Warehouse) -> None:
-    world, made = people()
+    world = bank(accounts=[(1, "pat@example.com", None, 7.0)])
+    world.profile("P", email="pat@example.com")
+    world.profile("Q", email="quinn@example.com")
+    for days in (1, 2):
+        world.event("Q", "Login", ago(days=days))
     world.write(duckdb_warehouse)
-    profiles = duckdb_warehouse.table(TableRef("profiles", "id_graph_updates"))
-    everybody = profiles.select("canonical_segment_id", value_text=profiles.segment_id, value_number=profiles.seq * 0.0 + 3)
-    assert preview(duckdb_warehouse, made, "overdue", AS_OF, inline_traits=lambda key: everybody).count == 2
+    rich = {"key": "rich", "kind": "sql", "identifier": "email", "type": "number"}
+    rich["query"] = "SELECT owner AS email, SUM(balance) AS rich FROM bank.accounts GROUP BY owner"
+    either = one_group(
+        "either",
+        {"with_trait": "logins", "operator": "at_least", "value": 2},
+        {"with_trait": "rich", "operator": "equals", "value": 7},
+        match="any",
+    )
+    made = bank_space(either, traits=[LOGINS, rich])
+    found = preview(duckdb_warehouse, made, "either", AS_OF, inline_traits=inline_values(duckdb_warehouse, made, AS_OF))
+    assert (found.count, [member["id"] for member in found.members]) == (2, ["P", "Q"])
 
 
 def test_the_sql_that_is_shown_runs_and_gives_the_members(duckdb_warehouse: Warehouse) -> None:
