@@ -32,8 +32,8 @@ RELATIONSHIPS = (
                 "Cards",
                 "card",
                 ColumnJoin("id", "account_id"),
-                # card numbers are whole numbers, payments name them as text
-                (Relationship("payments", "Payments", "payment", ColumnJoin("card_no", "card")),),
+                # serials are whole numbers, payments name them as text; not the primary key, so it may be null
+                (Relationship("payments", "Payments", "payment", ColumnJoin("serial", "card")),),
             ),
             Relationship(
                 "products", "Products", "product", JunctionJoin("bank.holdings", "id", "id", "account_id", "product_id", "id")
@@ -45,7 +45,7 @@ RELATIONSHIPS = (
 )
 COLUMNS = {
     "accounts": {"id": "int64", "owner": "string", "kind": "string", "balance": "float64", "renews": "date"},
-    "cards": {"card_no": "int64", "account_id": "int64", "overdue": "boolean", "amount": "int64"},
+    "cards": {"card_no": "int64", "account_id": "int64", "overdue": "boolean", "amount": "int64", "serial": "int64"},
     "payments": {"id": "string", "card": "string", "amount": "int64", "at": "timestamp"},
     "products": {"id": "int64", "kind": "string"},
     "holdings": {"id": "int64", "account_id": "int64", "product_id": "int64"},

@@ -315,7 +315,7 @@ def test_entered_and_left_compare_with_the_newest_earlier_build_and_follow_merge
 def test_both_engines_give_the_same_members_and_context(duckdb_warehouse: Warehouse, snowflake_warehouse: Warehouse) -> None:
     world = bank(
         accounts=[(1, "p@x", "checking", 1.5, dt.date(2026, 4, 1)), (2, "p@x", "savings"), (3, "q@x", "checking", None, None)],
-        cards=[(10, 1, True), (11, 1, False), (20, 2, True), (30, 3, None)],
+        cards=[(10, 1, True, 5, 10), (11, 1, False), (20, 2, True), (30, 3, None, 5, 30)],
         payments=[("x", "10"), ("y", "30")],
         products=[(7, "loan")],
         holdings=[(1, 1, 7), (2, 3, 7)],

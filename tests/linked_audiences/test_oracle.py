@@ -17,7 +17,7 @@ from cdp_assets.linked_audiences.compile import compile_inline
 from cdp_assets.space.space import Space
 from resources.warehouse import Warehouse
 from resources.warehouse.duckdb import open_duckdb
-from tests.linked_audiences.bank import COLUMNS, RELATIONSHIPS, bank, bank_space
+from tests.linked_audiences.bank import COLUMNS, RELATIONSHIPS, bank, bank_space, build, context, members
 from tests.linked_audiences.oracle import Oracle, Witness
 from tests.people import AS_OF, World, ago
 
@@ -236,6 +236,93 @@ def store_logins(warehouse: Warehouse, logins: dict[str, int]) -> None:
 def witnesses(warehouse: Warehouse, context: ir.Table) -> list[Witness]:
     names = ("canonical_segment_id", "path", "entity_id", "parent_entity_id")
     return sorted((tuple(row[name] for name in names) for row in warehouse.rows(context, 9999)), key=str)
+
+
+def awkward() -> World:
+    """Repeated, null and unmatched keys; a person with two addresses; merged and later people."""
+    world = bank(
+        accounts=[
+            (1, "p@x", "a"),
+            (1, "p2@x", "b"),
+            (2, "p@x", "a"),
+            (3, "q@x", None),
+            (None, "q@x", "a"),
+            (4, None, "a"),
+            (5, "r@x", "b"),
+        ],
+        cards=[
+            (10, 1, True, 1, 7),
+            (10, 1, False, 2, 7),
+            (11, 1, True, None, None),
+            (20, 2, True, 0, 8),
+            (None, 3),
+            (31, 3, None, 1, 9),
+            (50, None),
+        ],
+        payments=[("x", "7", 1), ("x", "7", 2), ("y", "8", 1), (None, "9"), ("z", None), ("w", "07")],
+        products=[(1, "loan"), (1, "loan"), (2, None)],
+        holdings=[(1, 1, 1), (2, 1, 1), (3, 1, 2), (4, 3, 2), (5, None, 1), (6, 5, None)],
+        tickets=[(1, 42, "open"), (2, 42, None), (2, 43, "open"), (3, None, "open"), (4, 44, "open")],
+        offers=[(1, "gold"), (1, "gold"), (2, None), (3, "7")],
+    )
+    for person in ("p", "q", "r", "s", "old"):
+        world.profile(person, email=f"{person}@x")
+    world.profile("late", ago(days=-1), email="late@x")
+    for kind, value in (("email", "p2@x"), ("user_id", "42"), ("user_id", "43")):
+        world.identify("p", kind, value)
+    world.identify("old", "user_id", "44")
+    world.merge("old", "q")
+    world.merge("s", "r", ago(days=0))
+    world.trait("p", "plan", "gold")
+    world.trait("old", "plan", "gold")
+    world.trait("q", "plan", None)
+    world.trait("r", "plan", "7")
+    return world
+
+
+HOW_MANY: list[tuple[str, dict[str, Any]]] = [
+    ("with_entity", {}),
+    ("with_entity", {"at_least": 2}),
+    ("with_entity", {"exactly": 1}),
+    ("with_entity", {"at_most": 1}),
+    ("with_entity", {"exactly": 0}),
+    ("without_entity", {}),
+]
+
+
+def quantified_conditions() -> Iterator[dict[str, Any]]:
+    """Every relationship with every quantifier; nested ones within any account, beside a sibling that some accounts meet."""
+    for side, quantity in HOW_MANY:
+        for slug in ("accounts", "tickets", "offers"):
+            yield {side: slug, **quantity}
+        payments = {"with_entity": "cards", "nested": {"conditions": [{side: "payments", **quantity}]}}
+        for nested in ({side: "cards", **quantity}, {side: "products", **quantity}, payments):
+            for match in ("all", "any"):
+                sibling = {"with_entity": "products", "exactly": 2}
+                yield {"with_entity": "accounts", "nested": {"match": match, "conditions": [nested, sibling]}}
+
+
+def test_every_quantifier_agrees_on_awkward_rows(kept_warehouse: Warehouse) -> None:
+    world = awkward()
+    world.write(kept_warehouse)
+    audiences = [{"key": f"a{i}", "groups": [{"conditions": [c]}]} for i, c in enumerate(quantified_conditions())]
+    either = {
+        "match": "any",
+        "conditions": [{"with_entity": "accounts", "exactly": 1}, {"with_entity": "tickets", "at_least": 2}],
+    }
+    both = {"conditions": [{"with_entity": "offers"}, {"with_entity": "accounts", "at_most": 1}]}
+    for match in ("all", "any"):
+        audiences.append({"key": match, "match": match, "groups": [either, both]})
+    made = bank_space(*audiences)
+    results = build(kept_warehouse, made)
+    assert all(result.built for result in results.values())
+    somebody = 0
+    for key in made.audiences:
+        wanted_members, wanted_context, _ = expected(world, made, key)
+        assert members(kept_warehouse, made, key) == wanted_members, made.audiences[key]
+        assert context(kept_warehouse, made, key) == wanted_context, made.audiences[key]
+        somebody += bool(wanted_members) and len(wanted_members) < 4
+    assert somebody > len(audiences) / 2, "most of the audiences tell people apart"
 
 
 def test_compiled_in_place_agrees_too(kept_warehouse: Warehouse) -> None:
