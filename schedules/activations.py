@@ -51,10 +51,15 @@ def _schedule(space: Space, key: str, activation: Activation) -> dg.ScheduleDefi
         if running:
             yield dg.SkipReason(f"run {running} of this schedule has not ended; the next tick takes its place")
             return
+        try:
+            window = window_of(space.config, tick)
+        except ValueError as error:
+            yield dg.SkipReason(str(error))
+            return
         audience = activation.audience
         built = built_as_of(context.instance, asset_key(space.name, "linked_audiences", audience)) if audience else None
         if needs_build(space, activation, tick, built):
-            yield request(name, tick, tick, [*build, *deliver], window_of(space.config, tick).key)
+            yield request(name, tick, tick, [*build, *deliver], window.key)
         else:
             yield request(name, tick, tick, deliver, None)
 

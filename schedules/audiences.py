@@ -4,15 +4,17 @@ So time passing and changed warehouse rows count without a new landing file.
 """
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import dagster as dg
 
 from cdp_assets.dagster_support import asset_key
-from cdp_assets.space.models import AudienceCondition, Schedule, TraitCondition
+from cdp_assets.data_graph.model import TraitJoin
+from cdp_assets.space.conditions import audience_references, entity_paths, trait_references
+from cdp_assets.space.models import Schedule
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window, window_of, windows
-from schedules.ticks import built_as_of, cron_of, default_status, name_of, overlapping, request
+from schedules.ticks import built_as_of, closed_before, cron_of, default_status, name_of, overlapping, request
 
 
 def effective_schedule(space: Space, audience: str) -> Schedule:
@@ -20,7 +22,7 @@ def effective_schedule(space: Space, audience: str) -> Schedule:
 
 
 def required(space: Space, audience: str) -> tuple[set[str], set[str]]:
-    """(traits, audiences) that building ``audience`` needs, itself included; references followed to the end."""
+    """(traits, audiences) that building ``audience`` and what is sent of it needs, itself included; references followed to the end."""
     traits: set[str] = set()
     audiences: set[str] = set()
     pending = [audience]
@@ -29,26 +31,31 @@ def required(space: Space, audience: str) -> tuple[set[str], set[str]]:
         if key in audiences:
             continue
         audiences.add(key)
-        for group in space.audiences[key].groups:
-            for condition in group.conditions:
-                if isinstance(condition, AudienceCondition):
-                    pending.append(condition.audience)
-                elif isinstance(condition, TraitCondition) and condition.trait in space.traits:
-                    traits.add(condition.trait)
+        found = space.audiences[key]
+        pending += [name for _, name in audience_references(found)]
+        paths = entity_paths(found)
+        traits |= {name for _, name in trait_references(found)}
+        traits |= {node.join.name for node in space.graph.nodes() if node.path in paths and isinstance(node.join, TraitJoin)}
     for activation in space.activations.values():
         if activation.audience in audiences:
-            traits |= {trait for trait in activation.personalization.traits if trait in space.traits}
-    return traits, audiences
+            traits |= set(activation.personalization.traits)
+    # Traits that identify calls set are not computed.
+    return traits & set(space.traits), audiences
 
 
-def build_keys(space: Space, audiences: set[str]) -> list[dg.AssetKey]:
-    """Asset keys of the audiences and of all that they need."""
-    traits: set[str] = set()
+def unclaimed_traits(space: Space) -> set[str]:
+    """Traits that no audience needs: the space's default schedule builds them, or nothing would."""
+    return set(space.traits).difference(*(required(space, key)[0] for key in space.audiences))
+
+
+def build_keys(space: Space, audiences: set[str], more_traits: Iterable[str] = ()) -> list[dg.AssetKey]:
+    """Asset keys of the audiences, of all that they need, and of further traits."""
+    traits = set(more_traits)
     members: set[str] = set()
     for audience in audiences:
-        more_traits, more = required(space, audience)
-        traits |= more_traits
-        members |= more
+        needed_traits, needed = required(space, audience)
+        traits |= needed_traits
+        members |= needed
     return [
         *(asset_key(space.name, "computed_traits", key) for key in sorted(traits)),
         *(asset_key(space.name, "linked_audiences", key) for key in sorted(members)),
@@ -65,14 +72,17 @@ def followers(space: Space, audiences: set[str], models: bool) -> list[dg.AssetK
     return found
 
 
-def window_to_close(space: Space, tick: dt.datetime, built: dict[str, dt.datetime | None]) -> Window | None:
-    """The window before the tick's one, when it was built while open and not yet rebuilt at its end. ``built``: key -> as_of."""
+def window_to_close(space: Space, tick: dt.datetime, built: Mapping[str, Sequence[dt.datetime | None]]) -> Window | None:
+    """The window before the tick's one, when something was built in it while it was open and not yet again at its end.
+
+    ``built``: partition key -> as_of of the newest build of each audience; None for one that was never built.
+    """
     known = windows(space.config, tick)
     if len(known) < 2:
         return None
     previous = known[-2]
-    as_of = built.get(previous.key)
-    return previous if as_of is not None and as_of < previous.end else None
+    unfinished = [as_of for as_of in built.get(previous.key, ()) if as_of is not None and as_of < previous.end]
+    return previous if unfinished else None
 
 
 def build_audience_schedules(space: Space) -> list[dg.ScheduleDefinition]:
@@ -85,12 +95,13 @@ def build_audience_schedules(space: Space) -> list[dg.ScheduleDefinition]:
     return [
         _schedule(space, f"{space.name}__audiences_{name}", schedule, audiences, models=name == default)
         for name, (schedule, audiences) in groups.items()
-        if audiences or followers(space, audiences, models=name == default)
+        if audiences or (name == default and (unclaimed_traits(space) or followers(space, audiences, models=True)))
     ]
 
 
 def _schedule(space: Space, name: str, schedule: Schedule, audiences: set[str], *, models: bool) -> dg.ScheduleDefinition:
-    build = build_keys(space, audiences)
+    build = build_keys(space, audiences, unclaimed_traits(space) if models else ())
+    own = [asset_key(space.name, "linked_audiences", key) for key in sorted(audiences)]
     follow = followers(space, audiences, models)
 
     @dg.schedule(
@@ -112,12 +123,11 @@ def _schedule(space: Space, name: str, schedule: Schedule, audiences: set[str], 
         except ValueError as error:
             yield dg.SkipReason(str(error))
             return
-        audience_keys = [key for key in build if key.path[1] == "linked_audiences"]
-        known = windows(space.config, tick)[-2:-1]
-        built = {w.key: built_as_of(context.instance, audience_keys[0], w.key) for w in known} if audience_keys else {}
+        built = {w.key: [built_as_of(context.instance, key, w.key) for key in own] for w in windows(space.config, tick)[-2:-1]}
         closing = window_to_close(space, tick, built)
-        if closing:
-            yield request(name, tick, closing.end, build, closing.key, suffix=":close")
+        # An audience that fails whenever the window is closed keeps its older build; that is no reason to close it at every tick.
+        if closing and not closed_before(context, name, closing.key):
+            yield request(name, tick, closing.end, build, closing.key, closes=True)
         yield request(name, tick, tick, [*build, *follow], window.key if build else None)
 
     return _tick

@@ -8,11 +8,13 @@ import os
 
 import dagster as dg
 
-from cdp_assets.generate import generate
+from cdp_assets.generate import generate, stored_end
 from cdp_assets.generate.generator import DATA_MODELS
 from cdp_assets.space.space import Space
 from resources.instance import pool_of
 from resources.space import SpaceResource
+
+HOUR = dt.timedelta(hours=1)
 
 
 def build_demo_schedules(space: Space) -> list[dg.ScheduleDefinition]:
@@ -34,12 +36,26 @@ def build_demo_schedules(space: Space) -> list[dg.ScheduleDefinition]:
     def demo() -> None:
         land_an_hour()
 
-    return [
-        dg.ScheduleDefinition(
-            name=f"{space.name}__demo_pulse",
-            job=demo,
-            cron_schedule="*/5 * * * *",
-            default_status=dg.DefaultScheduleStatus.RUNNING,
-            description="Lands another hour of generated events every five minutes.",
-        )
-    ]
+    space_name = space.name
+
+    @dg.schedule(
+        name=f"{space_name}__demo_pulse",
+        job=demo,
+        cron_schedule="*/5 * * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Lands another hour of generated events every five minutes, until they reach the present.",
+    )
+    def pulse(space: SpaceResource) -> dg.RunRequest | dg.SkipReason:
+        reason = reason_to_rest(stored_end(space.paths(), space_name), dt.datetime.now(dt.UTC))
+        return dg.SkipReason(reason) if reason else dg.RunRequest()
+
+    return [pulse]
+
+
+def reason_to_rest(end: dt.datetime | None, now: dt.datetime) -> str | None:
+    """Why no further hour may land now: generated time never passes real time. ``end``: of the data generated so far."""
+    if end is None:
+        return "nothing was generated in this home: see cdp generate"
+    if end + HOUR > now:
+        return f"the generated events reach {end.isoformat()}; another hour would pass the present"
+    return None

@@ -10,6 +10,8 @@ from cdp_assets.dagster_support import META_AS_OF, TAG_AS_OF, format_instant, pa
 from cdp_assets.space.models import Schedule, SpaceConfig
 
 TAG_SCHEDULE = "cdp/schedule"
+# The partition that a run builds once more because it has ended.
+TAG_CLOSES = "cdp/closes"
 
 _CRON = {
     "15m": "*/15 * * * *",
@@ -67,15 +69,30 @@ def overlapping(context: dg.ScheduleEvaluationContext, name: str) -> str | None:
     return runs[0].run_id if runs else None
 
 
+def closed_before(context: dg.ScheduleEvaluationContext, name: str, partition: str) -> bool:
+    """Whether a run of this schedule that closes the window has succeeded."""
+    tags = {TAG_SCHEDULE: name, TAG_CLOSES: partition}
+    return bool(context.instance.get_runs(dg.RunsFilter(tags=tags, statuses=[dg.DagsterRunStatus.SUCCESS]), limit=1))
+
+
 def request(
-    name: str, tick: dt.datetime, as_of: dt.datetime, selection: Sequence[dg.AssetKey], partition: str | None, suffix: str = ""
+    name: str,
+    tick: dt.datetime,
+    as_of: dt.datetime,
+    selection: Sequence[dg.AssetKey],
+    partition: str | None,
+    *,
+    closes: bool = False,
 ) -> dg.RunRequest:
-    """A run at ``as_of``; the run key is the schedule and its tick, so a tick starts at most one run."""
+    """A run at ``as_of``; the run key is the schedule and its tick, so a tick starts at most one run, and one that closes a window."""
+    tags = {TAG_SCHEDULE: name, TAG_AS_OF: format_instant(as_of)}
+    if closes and partition:
+        tags[TAG_CLOSES] = partition
     return dg.RunRequest(
-        run_key=f"{name}:{format_instant(tick)}{suffix}",
+        run_key=f"{name}:{format_instant(tick)}{':close' if closes else ''}",
         asset_selection=list(selection),
         partition_key=partition,
-        tags={TAG_SCHEDULE: name, TAG_AS_OF: format_instant(as_of)},
+        tags=tags,
     )
 
 

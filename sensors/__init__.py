@@ -12,4 +12,5 @@ from sensors.landing import build_landing_sensor
 
 def build_sensors(space: Space, directory: Path, home: Home) -> list[dg.SensorDefinition]:
     """All sensors of a space. They read the space folder and the landing folder's listing, never the warehouse."""
-    return [build_landing_sensor(space, directory, home), build_data_graph_sensor(space, directory)]
+    data_graph = build_data_graph_sensor(space, directory)
+    return [build_landing_sensor(space, directory, home), *([data_graph] if data_graph else [])]

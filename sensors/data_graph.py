@@ -4,7 +4,7 @@ Only traits and audiences are ever backfilled, never payloads or syncs: nothing 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -23,23 +23,38 @@ ROOMS_OF_DEFINITIONS = ("computed_traits", "linked_audiences")
 
 @dataclass
 class Memory:
-    """What the sensor remembers per asset (``room/key``): the last event read, the revision of each built partition, and what it asked for."""
+    """What the sensor remembers per asset (``room/key``): the last event read, the revision of each built partition, and what it asked for.
+
+    ``asked``: the revision that was asked for, of each partition that is still to reach it or has reached it.
+    """
 
     last: dict[str, int] = field(default_factory=dict)
     partitions: dict[str, dict[str, str]] = field(default_factory=dict)
-    asked: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, cursor: str | None) -> Self:
         """From a cursor; an unreadable one is forgotten, which costs one full read."""
         try:
             stored = json.loads(cursor or "{}")
-            return cls(stored.get("last", {}), stored.get("partitions", {}), stored.get("asked", {}))
+            parts = [stored.get(name, {}) for name in ("last", "partitions", "asked")]
         except (ValueError, AttributeError):
             return cls()
+        return cls(*parts) if all(isinstance(part, dict) for part in parts) else cls()
 
     def dump(self) -> str:
         return json.dumps({"last": self.last, "partitions": self.partitions, "asked": self.asked}, sort_keys=True)
+
+    def forget_other_requests(self, current: Mapping[str, str]) -> None:
+        """Keep what was asked for of the current revisions only, so that a later return to an older one is asked for anew."""
+        for asset, revision in current.items():
+            kept = {partition: other for partition, other in self.asked.pop(asset, {}).items() if other == revision}
+            if kept:
+                self.asked[asset] = kept
+
+    def remember_request(self, wanted: Mapping[str, Sequence[str]], current: Mapping[str, str]) -> None:
+        for asset, partitions in wanted.items():
+            self.asked.setdefault(asset, {}).update(dict.fromkeys(partitions, current[asset]))
 
 
 def revisions(space: Space) -> dict[str, str]:
@@ -50,16 +65,17 @@ def revisions(space: Space) -> dict[str, str]:
     }
 
 
-def stale(built: Mapping[str, Mapping[str, str]], current: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, list[str]]:
-    """Partitions built with another revision than the current one, per asset, unless that revision was already asked for.
+def stale(
+    built: Mapping[str, Mapping[str, str]], current: Mapping[str, str], asked: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[str]]:
+    """Partitions built with another revision than the current one, per asset, unless already asked for in that revision.
 
-    ``built``: asset -> partition -> revision. Assets that are gone, or were never built, are not stale.
+    ``built`` and ``asked``: asset -> partition -> revision. Assets that are gone, or were never built, are not stale.
     """
     found = {}
     for asset, revision in current.items():
-        if asked.get(asset) == revision:
-            continue
-        partitions = sorted(p for p, other in built.get(asset, {}).items() if other != revision)
+        requested = asked.get(asset, {})
+        partitions = sorted(p for p, other in built.get(asset, {}).items() if revision not in (other, requested.get(p)))
         if partitions:
             found[asset] = partitions
     return found
@@ -79,11 +95,16 @@ def changed_keys(loaded: Space, current: Space) -> tuple[list[str], list[str]]:
 
 
 def build_data_graph_sensor(space: Space, directory: Path) -> dg.SensorDefinition | None:
+    """The sensor of a space; None when it has neither traits nor audiences."""
     name = f"{space.name}__data_graph"
     keys = [
         *(asset_key(space.name, "computed_traits", key) for key in space.traits),
         *(asset_key(space.name, "linked_audiences", key) for key in space.audiences),
     ]
+
+    partitions = partitions_of(space.config)
+    if not keys:
+        return None
 
     @dg.sensor(
         name=name,
@@ -102,11 +123,13 @@ def build_data_graph_sensor(space: Space, directory: Path) -> dg.SensorDefinitio
         now = {asset: revision for asset, revision in revisions(current).items() if asset in known}
         memory = Memory.parse(context.cursor)
         read_builds(context.instance, space.name, now, memory)
-        for asset, revision in now.items():
-            # Once everything is of the current revision, a later return to an older one must be asked for anew.
-            if memory.asked.get(asset) not in (None, revision):
-                del memory.asked[asset]
-        wanted = stale(memory.partitions, now, memory.asked)
+        memory.forget_other_requests(now)
+        # After a change of the space's partitions, keys of the former kind are no partitions any more.
+        built = {
+            asset: {key: revision for key, revision in found.items() if partitions.has_partition_key(key)}
+            for asset, found in memory.partitions.items()
+        }
+        wanted = stale(built, now, memory.asked)
         note = (
             f"reload the location: added {', '.join(added) or 'none'}; removed {', '.join(removed) or 'none'}"
             if added or removed
@@ -116,12 +139,11 @@ def build_data_graph_sensor(space: Space, directory: Path) -> dg.SensorDefinitio
             return dg.SensorResult(skip_reason=note or "every built partition has the current definition", cursor=memory.dump())
         if running_backfills(context.instance, {TAG_SENSOR: name}):
             return dg.SensorResult(skip_reason="the backfill asked for before has not ended", cursor=memory.dump())
-        partitions = partitions_of(space.config)
         request = subset_run_request(
             {asset_key(space.name, *asset.split("/", 1)): (partitions, chosen) for asset, chosen in wanted.items()},
             tags={TAG_SENSOR: name},
         )
-        memory.asked.update({asset: now[asset] for asset in wanted})
+        memory.remember_request(wanted, now)
         return dg.SensorResult(run_requests=[request], cursor=memory.dump())
 
     return _tick

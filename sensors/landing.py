@@ -19,6 +19,8 @@ from resources.warehouse import WarehouseError
 
 # A file touched this recently may still be written to; the next tick looks again.
 SETTLE = dt.timedelta(seconds=5)
+# A file server's clock may be ahead by so much. A time further in the future was set by hand and says nothing about writing.
+SKEW = dt.timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def decide(
     """
     if not files:
         return LandingDecision(cursor or "", skip="the landing folder has no files")
-    unsettled = [f for f in files if dt.datetime.fromtimestamp(f.mtime_ns / 1e9, dt.UTC) > now - SETTLE]
+    unsettled = [f for f in files if -SKEW < now - dt.datetime.fromtimestamp(f.mtime_ns / 1e9, dt.UTC) < SETTLE]
     if unsettled:
         return LandingDecision(cursor or "", skip=f"{len(unsettled)} file(s) may still be written to")
     known = windows(space.config, now)
