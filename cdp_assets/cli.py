@@ -192,13 +192,21 @@ def preview(
     as_json: JsonOption = False,
 ) -> None:
     """Count and sample an audience without writing anything."""
+    from cdp_assets.computed_traits.inline import inline_values
     from cdp_assets.linked_audiences.preview import preview as preview_audience
 
     loaded, _, opened = _warehouse(space, home)
     _known(loaded.audiences, audience, "audience")
+    instant = instant_of(as_of) or dt.datetime.now(dt.UTC)
     with opened as warehouse:
         found = preview_audience(
-            warehouse, loaded, audience, instant_of(as_of) or dt.datetime.now(dt.UTC), sample=sample, show_personal=unmask
+            warehouse,
+            loaded,
+            audience,
+            instant,
+            sample=sample,
+            show_personal=unmask,
+            inline_traits=inline_values(warehouse, loaded, instant),
         )
     if as_json:
         sys.stdout.write(json.dumps(found.to_json(), default=str) + "\n")

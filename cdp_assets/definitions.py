@@ -161,7 +161,7 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
                     metadata={
                         "dagster/partition_row_count": newest.members,
                         "members": newest.members,
-                        "entities": newest.entities,
+                        "entity rows in context": newest.entities,
                         "entered since the last build": newest.entered,
                         "left since the last build": newest.left,
                         "compiled SQL": dg.MetadataValue.md(f"```sql\n{queries[key]}\n```"),

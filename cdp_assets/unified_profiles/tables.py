@@ -191,7 +191,7 @@ def identifiers_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime
     ids = canonical_ids_as_of(warehouse, graph, as_of)
     updates = _known(warehouse.table(external_id_mapping_updates(profile_schema(graph)).ref), as_of)
     newest = latest(updates, ["external_id_type", "external_id_value"])
-    newest = newest.filter(newest["__operation"] != "REMOVED")
+    newest = newest.filter(newest["__operation"].fill_null("CREATED") != "REMOVED")
     joined = newest.join(ids, "segment_id")
     return joined.select("canonical_segment_id", type=joined.external_id_type, value=joined.external_id_value, seq=joined.seq)
 

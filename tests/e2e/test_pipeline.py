@@ -59,12 +59,11 @@ def test_a_changed_warehouse_row_without_any_event_arrives_at_the_next_build(owl
     assert total(report.summary, "delivered") >= 1
 
 
-@pytest.mark.parametrize("name", ["accounts", "credit_cards", "customers", "transactions"])
+@pytest.mark.parametrize("name", ["accounts", "credit_cards", "transactions"])
 def test_a_truncated_table_holds_the_sync_until_it_is_back(owl_bank: Stage, name: str) -> None:
     ref = TableRef("bank", name)
     with owl_bank.warehouse() as warehouse:
-        if not warehouse.has(ref):
-            pytest.skip(f"owl_bank has no table {ref}")
+        assert [table.name for table in warehouse.list_tables("bank")] == ["accounts", "credit_cards", "transactions"]
         rows = warehouse.arrow(warehouse.table(ref))
         warehouse.delete(ref, [])
     report = owl_bank.run(owl_bank.now + HOUR)
