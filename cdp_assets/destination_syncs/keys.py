@@ -8,9 +8,11 @@ the facts is in :mod:`states`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import ibis
 import ibis.expr.types as ir
@@ -20,7 +22,7 @@ from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.destination_syncs.states import Outcome, maybe
 from cdp_assets.destination_syncs.tables import LEDGER, SUPPRESSIONS
 from cdp_assets.space.models import ColumnSubject, Consent
-from cdp_assets.unified_profiles.tables import ID_ALIASES, canonical_ids_as_of, consent_as_of, identifiers_as_of
+from cdp_assets.unified_profiles.tables import ID_ALIASES, canonical_ids_as_of, consent_as_of, identifiers_as_of, profile_schema
 from resources.warehouse import Warehouse, timestamp_literal
 from resources.warehouse import functions as fn
 
@@ -28,9 +30,29 @@ from resources.warehouse import functions as fn
 CLOSED_VERDICTS = ("consent", "suppressed")
 
 
+# Stand for what varies between two syncs of one shape, so that their statements are compiled once (Warehouse.template).
+_FAR = dt.datetime(1800, 1, 1, tzinfo=dt.UTC)
+MARKS: Final[dict[str, Any]] = {
+    "activation": "cdp:activation",
+    "account": "cdp:account",
+    "definition_revision": "cdp:definition-revision",
+    "instant": "cdp:instant",
+    "seq": 987_654_321_987_001,
+    "as_of": _FAR,
+    "consent_at": _FAR + dt.timedelta(days=1),
+    "now": _FAR + dt.timedelta(days=2),
+    "gave_up": _FAR + dt.timedelta(days=3),
+}
+
+
 @dataclass(frozen=True)
 class Scope:
-    """Whose keys, and as of when. ``as_of`` is the payloads'; ``consent_at`` the newest instant that is known about consent."""
+    """Whose keys, and as of when.
+
+    ``as_of`` is the payloads', ``instant`` the same as messages write it; ``consent_at`` is the newest instant that is known about
+    consent; what waits since before ``gave_up`` has waited too long. ``seq`` numbers the sync. ``rebase``: differences are recorded, not
+    sent. ``desired``: without, nobody is wanted.
+    """
 
     activation: str
     account: str
@@ -38,10 +60,12 @@ class Scope:
     consent: Consent
     graph: DataGraph | None
     as_of: dt.datetime
+    instant: str
     consent_at: dt.datetime
     now: dt.datetime
+    gave_up: dt.datetime
     definition_revision: str
-    retry_for: dt.timedelta
+    seq: int
     rebase: bool = False
     desired: bool = True
 
@@ -54,17 +78,32 @@ class Scope:
     def categories(self) -> tuple[str, ...]:
         return tuple(self.consent.categories)
 
+    @property
+    def shape(self) -> tuple[Hashable, ...]:
+        """All that decides how the statements of a sync read, but for the marks."""
+        schema = profile_schema(self.graph) if self.graph is not None else None
+        return (self.unit, self.people, self.categories, schema, self.rebase, self.desired)
+
+    @property
+    def marked(self) -> Scope:
+        return dataclasses.replace(self, **MARKS)
+
+    @property
+    def values(self) -> dict[Any, Any]:
+        """What each mark stands for."""
+        return {mark: getattr(self, name) for name, mark in MARKS.items()}
+
 
 class People:
-    """Who an id stands for, who consents, and who is suppressed. Asks the warehouse once what there is to look up."""
+    """Who an id stands for, who consents, and who is suppressed, as expressions. Asks the warehouse once what there is to look up."""
 
     def __init__(self, warehouse: Warehouse, scope: Scope) -> None:
         self.warehouse, self.scope = warehouse, scope
         self.graph = scope.graph if scope.people else None
         self.renamed = (
-            self.graph is not None and warehouse.has(ID_ALIASES.ref) and warehouse.count(warehouse.table(ID_ALIASES.ref))
+            self.graph is not None and warehouse.has(ID_ALIASES.ref) and warehouse.count(warehouse.table(ID_ALIASES.ref)) > 0
         )
-        self.barring = self.graph is not None and warehouse.count(self._suppressions())
+        self.barring = self.graph is not None and warehouse.count(self._suppressions()) > 0
 
     def _suppressions(self) -> ir.Table:
         table = self.warehouse.table(SUPPRESSIONS.ref)
@@ -80,19 +119,18 @@ class People:
             # Twice: a profile may have been renamed again.
             table = _resolved(_resolved(table, column, aliases, "renamed_id"), "renamed_id", aliases, "renamed_again_id")
             source = "renamed_again_id"
-        return _resolved(table, source, canonical_ids_as_of(self.warehouse, self.graph, at), name)
+        table = _resolved(table, source, canonical_ids_as_of(self.warehouse, self.graph, at), name)
+        return table.drop("renamed_id", "renamed_again_id") if self.renamed else table
 
-    def split(self, rows: ir.Table) -> ir.Table | None:
-        """(split_id): people that were one at the last reconciliation and are not any more, both sides. None when there are none."""
-        if self.graph is None:
-            return None
+    def split(self, rows: ir.Table) -> ir.Table:
+        """(split_id): people that were one at the last reconciliation and are not any more, both sides."""
+        assert self.graph is not None
         drifted = rows.filter(rows.resolved_segment_id != rows.now_id).select("now_id", former="resolved_segment_id").distinct()
         # A merge or a rename leaves the former id pointing elsewhere; after an unmerge it is a person of its own.
         ids = canonical_ids_as_of(self.warehouse, self.graph, self.scope.as_of)
         own = ids.filter(ids.segment_id == ids.canonical_segment_id).select(own_id=ids.segment_id)
         apart = drifted.join(own, [("former", "own_id")])
-        both = apart.select(split_id=apart.now_id).union(apart.select(split_id=apart.former), distinct=True)
-        return both if self.warehouse.count(both) else None
+        return apart.select(split_id=apart.now_id).union(apart.select(split_id=apart.former), distinct=True)
 
     def with_consent(self, table: ir.Table) -> ir.Table:
         """``table`` with ``subject_id`` (its ``now_id`` as of the newest consent), ``closed`` and ``closed_reason``; it has ``verdict``."""
@@ -248,45 +286,97 @@ def _keyed(desired: ir.Table, ledger: ir.Table) -> ir.Table:
     ).view()
 
 
-@dataclass(frozen=True)
-class Sides:
-    """The two sides of a reconciliation: ``wanted`` (payloads with the key that they are matched by) and ``rows`` (the ledger's)."""
+class Reconciliation:
+    """The two sides of one sync, payloads and ledger, and the statements about them.
 
-    people: People
-    wanted: ir.Table
-    rows: ir.Table
+    ``rows`` is the ledger's side, computed once: merges resolved, consent looked up, rows of one person told apart. Open it with
+    :func:`reconciliation`. Expressions are over a scope of marks; :meth:`template` puts the sync's own values in.
+    """
+
+    def __init__(self, warehouse: Warehouse, scope: Scope) -> None:
+        self.warehouse, self.real, self.scope = warehouse, scope, scope.marked
+        self.people = People(warehouse, self.scope)
+        self.rows: ir.Table | None = None
+
+    def template(self, name: str, build: Callable[[], ir.Table], *shape: Hashable) -> ir.Table:
+        """The statement ``name``. ``shape``: what it depends on besides the scope's shape."""
+        key = ("destination_syncs", name, self.scope.shape, self.people.renamed, self.people.barring, shape)
+        return self.warehouse.template(key, build, self.real.values)
+
+    def ledger_side(self) -> ir.Table:
+        def build() -> ir.Table:
+            rows = ledger_rows(self.warehouse, self.people).mutate(verdict=ibis.literal(""))
+            return _told_apart(self.people.with_consent(rows), _desired(self.warehouse, self.scope))
+
+        return self.template("ledger side", build)
+
+    def wanted(self) -> ir.Table:
+        """Desired rows with the key that they are matched by, as an expression over marks."""
+        assert self.rows is not None
+        return _keyed(_desired(self.warehouse, self.scope), self.rows)
+
+    def considered(self, *, can_retract: bool) -> int:
+        """Keys that are desired, present or unresolved after merge resolution, by a query of its own that classifies nothing."""
+
+        def build() -> ir.Table:
+            rows = self.rows
+            assert rows is not None
+            live = rows.present | rows.status.isin([Outcome.waiting, Outcome.unknown]) | (rows.uncertain != "")
+            if can_retract:
+                live = live | (rows.held & rows.closed)
+            standing = rows.filter(live & ~rows.shadow).select(k_unit="now_unit", k_key="destination_key")
+            return self.wanted().select(k_unit="d_unit", k_key="match_key").union(standing, distinct=True)
+
+        return self.warehouse.count(self.template("considered", build, can_retract))
+
+    def facts(self, *, can_retract: bool, splits: bool) -> ir.Table:
+        """One row per key that is desired, present or unresolved, with :data:`states.FACTS` and the parts that intents and rows need.
+
+        Unresolved are keys whose attempt is waiting or without answer, and those that the destination holds of people who may not be
+        sent to any more. Rows with ``shadow`` are second rows of a key, to be cleared, and not counted. An expression over marks.
+        """
+        ledger = self.rows
+        assert ledger is not None
+        plain = self.wanted()
+        wanted = self.people.with_consent(plain.mutate(now_id=plain.d_segment_id, verdict=plain.d_verdict))
+        rows = ledger.select(**{f"r_{name}": ledger[name] for name in ledger.columns})
+        # Only the first row of a key meets its payload.
+        rows = rows.mutate(r_match=ibis.ifelse(rows.r_shadow, ibis.null("string"), rows.r_now_unit))
+        both = wanted.outer_join(rows, [("d_unit", "r_match"), ("match_key", "r_destination_key")])
+        facts = _facts(both.view(), self.scope)
+        unresolved = facts.status.isin([Outcome.waiting, Outcome.unknown]) | (facts.uncertain != "")
+        if can_retract:
+            unresolved = unresolved | (facts.held & facts.closed)
+        facts = facts.filter(facts.desired | facts.present | unresolved)
+        facts = _with_claims(facts, wanted, ledger)
+        if self.scope.rebase or not splits:
+            return facts.mutate(rebase=ibis.literal(self.scope.rebase))
+        known = list(facts.columns)
+        joined = facts.left_join(self.people.split(ledger), [("now_id", "split_id")])
+        return joined.select(*known, rebase=joined.split_id.notnull()).view()
+
+    def splits(self) -> bool:
+        """Whether people that were one at the last reconciliation are not any more."""
+        if self.people.graph is None or self.rows is None:
+            return False
+        rows = self.rows
+        return self.warehouse.count(self.template("splits", lambda: self.people.split(rows))) > 0
+
+    def drifted(self) -> ir.Table | None:
+        """Whole ledger rows whose person has changed since the last reconciliation, with the new id. None when there are none."""
+        if self.people.graph is None:
+            return None
+        drifted = self.template("drifted", lambda: drifted_rows(self.warehouse, self.people))
+        return drifted if self.warehouse.count(drifted) else None
 
 
 @contextlib.contextmanager
-def sides(warehouse: Warehouse, scope: Scope) -> Iterator[Sides]:
-    """Both sides, the ledger's computed once: merges resolved, consent looked up, rows of one person told apart."""
-    people = People(warehouse, scope)
-    desired = _desired(warehouse, scope)
-    rows = ledger_rows(warehouse, people).mutate(verdict=ibis.literal(""))
-    with warehouse.staged(_told_apart(people.with_consent(rows), desired)) as ledger:
-        yield Sides(people, _keyed(desired, ledger), ledger)
-
-
-def considered_facts(warehouse: Warehouse, both_sides: Sides, *, can_retract: bool) -> ir.Table:
-    """One row per key that is desired, present or unresolved, with :data:`states.FACTS` and the parts that intents and ledger rows need.
-
-    Unresolved are keys whose attempt is waiting or without answer, and those that the destination holds of people who may not be sent
-    to any more. Rows with ``shadow`` are second rows of a key, to be cleared, and not counted.
-    """
-    people, wanted = both_sides.people, both_sides.wanted
-    wanted = people.with_consent(wanted.mutate(now_id=wanted.d_segment_id, verdict=wanted.d_verdict))
-    rows = both_sides.rows
-    rows = rows.select(**{f"r_{name}": rows[name] for name in rows.columns})
-    # Only the first row of a key meets its payload.
-    rows = rows.mutate(r_match=ibis.ifelse(rows.r_shadow, ibis.null("string"), rows.r_now_unit))
-    both = wanted.outer_join(rows, [("d_unit", "r_match"), ("match_key", "r_destination_key")])
-    facts = _facts(both.view(), people.scope)
-    unresolved = facts.status.isin([Outcome.waiting, Outcome.unknown]) | (facts.uncertain != "")
-    if can_retract:
-        unresolved = unresolved | (facts.held & facts.closed)
-    facts = facts.filter(facts.desired | facts.present | unresolved)
-    facts = _with_claims(facts, wanted, both_sides.rows)
-    return _with_rebase(facts, both_sides)
+def reconciliation(warehouse: Warehouse, scope: Scope) -> Iterator[Reconciliation]:
+    """Both sides of a sync, as long as the context is open."""
+    both = Reconciliation(warehouse, scope)
+    with warehouse.staged(both.ledger_side(), name="sync_ledger_side") as rows:
+        both.rows = rows
+        yield both
 
 
 def _facts(both: ir.Table, scope: Scope) -> ir.Table:
@@ -300,7 +390,6 @@ def _facts(both: ir.Table, scope: Scope) -> ir.Table:
     tried = word(both.r_operation)
     # Exits and retracts are built from what was stored; only a new definition makes another message of them.
     same_message = ibis.ifelse(tried.isin(["enter", "change"]), word(both.r_attempted_hash) == word(both.d_hash), True)
-    gave_up = scope.now - scope.retry_for
     return both.select(
         unit=ibis.coalesce(both.r_unit, both.d_unit),
         destination_key=ibis.coalesce(both.r_destination_key, both.match_key),
@@ -327,7 +416,7 @@ def _facts(both: ir.Table, scope: Scope) -> ir.Table:
         changed=word(both.r_confirmed_hash) != word(both.d_hash),
         same=same_message & (word(both.r_definition_revision) == scope.definition_revision),
         due=ibis.coalesce(both.r_not_before <= timestamp_literal(scope.now), True),
-        expired=flag(both.r_first_attempt_at < timestamp_literal(gave_up)),
+        expired=flag(both.r_first_attempt_at < timestamp_literal(scope.gave_up)),
         moved=flag(both.d_moved),
         moved_episode=ibis.coalesce(both.d_episode, 0),
         loser=flag(both.r_loser),
@@ -345,25 +434,3 @@ def _with_claims(facts: ir.Table, wanted: ir.Table, rows: ir.Table) -> ir.Table:
     known = list(facts.columns)
     joined = facts.left_join(taken, [("destination_key", "claimed_key")])
     return joined.select(*known, claimed=joined.claimed_key.notnull()).view()
-
-
-def _with_rebase(facts: ir.Table, both_sides: Sides) -> ir.Table:
-    """``rebase``: differences of this key are recorded, not sent."""
-    if both_sides.people.scope.rebase:
-        return facts.mutate(rebase=ibis.literal(True))
-    split = both_sides.people.split(both_sides.rows)
-    if split is None:
-        return facts.mutate(rebase=ibis.literal(False))
-    known = list(facts.columns)
-    joined = facts.left_join(split, [("now_id", "split_id")])
-    return joined.select(*known, rebase=joined.split_id.notnull()).view()
-
-
-def counted_keys(warehouse: Warehouse, both_sides: Sides, *, can_retract: bool) -> int:
-    """``considered``: keys that are desired, present or unresolved after merge resolution, by a query of its own that classifies nothing."""
-    wanted, rows = both_sides.wanted, both_sides.rows
-    live = rows.present | rows.status.isin([Outcome.waiting, Outcome.unknown]) | (rows.uncertain != "")
-    if can_retract:
-        live = live | (rows.held & rows.closed)
-    standing = rows.filter(live & ~rows.shadow).select(k_unit="now_unit", k_key="destination_key")
-    return warehouse.count(wanted.select(k_unit="d_unit", k_key="match_key").union(standing, distinct=True))

@@ -24,7 +24,7 @@ from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.destination_syncs import guardrails, states
 from cdp_assets.destination_syncs.guardrails import Hold
 from cdp_assets.destination_syncs.journal import Journal
-from cdp_assets.destination_syncs.keys import People, Scope, considered_facts, counted_keys, drifted_rows, sides
+from cdp_assets.destination_syncs.keys import Reconciliation, Scope, reconciliation
 from cdp_assets.destination_syncs.states import RANK, Effect, Op, Outcome, Policy
 from cdp_assets.destination_syncs.tables import (
     ACTIVATION_STATE,
@@ -139,37 +139,34 @@ def plan_sync(warehouse: Warehouse, journal: Journal, request: SyncRequest) -> P
     state = known or State()
     rows = _ledger_rows(warehouse, key, account)
     early = _early_holds(request, build, known, all_states, rows, journal)
-    standing = guardrails.standing(early, state.released)
-    scope = _scope(request, build, state, first=known is None or state.revision is None, holds=early)
+    seq = max(state.seq, journal.last_seq(key, account)) + 1
+    scope = _scope(request, build, state, seq, first=known is None or state.revision is None, holds=early)
     can_retract = request.capabilities.retract != "none"
 
     with contextlib.ExitStack() as scratch:
-        both = scratch.enter_context(sides(warehouse, scope))
-        considered = counted_keys(warehouse, both, can_retract=can_retract)
-        facts = considered_facts(warehouse, both, can_retract=can_retract)
-        decided = scratch.enter_context(warehouse.staged(_with_episode(states.decide(facts, request.policy))))
-        numbers = _numbers(warehouse, decided)
-        standing = guardrails.standing([*early, *_exit_holds(request, state, numbers)], state.released)
-        hold = standing[0] if standing else None
-        settled_now = decided
-        if hold is not None:
-            passes = all(h.reason in guardrails.LETS_RETRACTS_PASS for h in standing)
-            settled_now = states.under_hold(decided, hold.reason, retracts_pass=passes)
-        seq = max(state.seq, journal.last_seq(key, account)) + 1
+        both = scratch.enter_context(reconciliation(warehouse, scope))
+        considered = both.considered(can_retract=can_retract)
+        classified = _classified(both, request.policy, can_retract=can_retract)
+        decided = scratch.enter_context(warehouse.staged(classified, name="sync_decided"))
+        numbers = _numbers(both, decided)
+        standing = guardrails.standing([*early, *_exit_holds(request, numbers)], state.released)
+        hold = standing[0].reason if standing else ""
+        passes = all(h.reason in guardrails.LETS_RETRACTS_PASS for h in standing)
         sync = PlannedSync(
             activation=key,
             account=account,
             seq=seq,
             token=_token(key, account, seq, request.run_id),
             run_id=request.run_id,
-            hold=hold.reason if hold else "",
+            hold=hold,
             hold_detail="; ".join(h.detail for h in standing),
             considered=considered,
             unchanged=numbers["still_unchanged"] if hold else numbers["unchanged"],
             operations=0,
         )
         journal.begin(sync.token, key, account, seq)
-        _write(warehouse, request, both.people, settled_now, sync, state, build, standing, numbers)
+        intents = _Intents(both, decided, hold, passes)
+        _write(warehouse, request, intents, sync, state, build, standing, numbers)
     return _journalled(warehouse, journal, request, sync, any_listed=numbers["listed"] > 0)
 
 
@@ -282,7 +279,7 @@ def _unlike_before(request: SyncRequest, build: Build, all_states: Mapping[tuple
     return []
 
 
-def _scope(request: SyncRequest, build: Build, state: State, *, first: bool, holds: Sequence[Hold]) -> Scope:
+def _scope(request: SyncRequest, build: Build, state: State, seq: int, *, first: bool, holds: Sequence[Hold]) -> Scope:
     activation = request.activation
     redefined = state.revision is not None and state.revision != build.definition_revision
     released = bool(state.release_action) and not guardrails.standing(holds, state.released)
@@ -299,10 +296,12 @@ def _scope(request: SyncRequest, build: Build, state: State, *, first: bool, hol
         consent=activation.consent,
         graph=request.graph,
         as_of=build.as_of,
+        instant=build.as_of.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         consent_at=request.consent_at or request.now,
         now=request.now,
+        gave_up=request.now - dt.timedelta(days=activation.retry_for_days),
         definition_revision=build.definition_revision,
-        retry_for=dt.timedelta(days=activation.retry_for_days),
+        seq=seq,
         rebase=rebase and not request.retiring,
         desired=not request.retiring,
     )
@@ -311,33 +310,72 @@ def _scope(request: SyncRequest, build: Build, state: State, *, first: bool, hol
 # -- the keys ------------------------------------------------------------------------------------------------------------
 
 
-def _with_episode(decided: ir.Table) -> ir.Table:
-    return decided.mutate(next_episode=states.episode_of(decided))
+def _classified(both: Reconciliation, policy: Policy, *, can_retract: bool) -> ir.Table:
+    """Every key with its facts and what is decided about it."""
+    splits = both.splits()
+
+    def build() -> ir.Table:
+        decided = states.decide(both.facts(can_retract=can_retract, splits=splits), policy)
+        return decided.mutate(next_episode=states.episode_of(decided))
+
+    return both.template("decided", build, policy, can_retract, splits)
 
 
-def _numbers(warehouse: Warehouse, decided: ir.Table) -> dict[str, int]:
+def _numbers(both: Reconciliation, decided: ir.Table) -> dict[str, int]:
     """Counts of the classified keys. ``leaving``: in before and not now, whether that is sent or recorded; withdrawals not among them."""
-    counted = decided.filter(~decided.shadow)
-    unchanged = counted.outcome == Outcome.unchanged
-    moving = counted.effect.isin([Effect.arm, Effect.disarm, Effect.drop])
-    row = counted.aggregate(
-        present=(counted.present & ~counted.loser).sum(),
-        leaving=(counted.present & ~counted.loser & ~counted.desired & ~counted.closed).sum(),
-        unchanged=unchanged.sum(),
-        still_unchanged=(unchanged & ~moving).sum(),
-        listed=(~unchanged | moving).sum(),
-    )
-    row = row.cross_join(decided.aggregate(recorded=(decided.effect != "").sum()))
-    return {name: int(value or 0) for name, value in warehouse.rows(row, 1)[0].items()}
+
+    def build() -> ir.Table:
+        counted = decided.filter(~decided.shadow)
+        unchanged = counted.outcome == Outcome.unchanged
+        moving = counted.effect.isin([Effect.arm, Effect.disarm, Effect.drop])
+        row = counted.aggregate(
+            present=(counted.present & ~counted.loser).sum(),
+            leaving=(counted.present & ~counted.loser & ~counted.desired & ~counted.closed).sum(),
+            unchanged=unchanged.sum(),
+            still_unchanged=(unchanged & ~moving).sum(),
+            listed=(~unchanged | moving).sum(),
+        )
+        return row.cross_join(decided.aggregate(recorded=(decided.effect != "").sum()))
+
+    row = both.warehouse.rows(both.template("numbers", build), 1)[0]
+    return {name: int(value or 0) for name, value in row.items()}
 
 
-def _exit_holds(request: SyncRequest, state: State, numbers: Mapping[str, int]) -> list[Hold]:
+def _exit_holds(request: SyncRequest, numbers: Mapping[str, int]) -> list[Hold]:
     if request.retiring:
         return []
     return guardrails.exits_guardrail(request.activation.guardrails, present=numbers["present"], leaving=numbers["leaving"])
 
 
-def _intents(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync: PlannedSync) -> ir.Table:
+@dataclass(frozen=True)
+class _Intents:
+    """What the sync is going to write, from the classified keys and the hold that it is under."""
+
+    both: Reconciliation
+    classified: ir.Table
+    hold: str
+    retracts_pass: bool
+
+    def _decided(self) -> ir.Table:
+        if not self.hold:
+            return self.classified
+        return states.under_hold(self.classified, self.hold, retracts_pass=self.retracts_pass)
+
+    def intents(self) -> ir.Table:
+        both = self.both
+        build = lambda: _intents(both.warehouse, self._decided(), both.scope)  # noqa: E731
+        return both.template("intents", build, self.hold, self.retracts_pass)
+
+    def recorded(self, policy: Policy) -> ir.Table:
+        both = self.both
+        return both.template("recorded", lambda: _recorded(both.warehouse, self.classified, both.scope, policy), policy)
+
+    def stored(self) -> ir.Table:
+        both = self.both
+        return both.template("stored", lambda: _recorded_states(both.warehouse, self.classified, both.scope))
+
+
+def _intents(warehouse: Warehouse, decided: ir.Table, scope: Scope) -> ir.Table:
     """The rows of INTENTS: every key that is not unchanged, with the message of those that are to be sent."""
     keys = decided.filter((decided.outcome != Outcome.unchanged) & ~decided.shadow)
     payloads = warehouse.table(PAYLOADS.ref)
@@ -369,8 +407,7 @@ def _intents(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync: Planne
         message_hash=ibis.ifelse(adds, rows.payload_hash, fn.sha256(message)),
     )
     rows = rows.mutate(message_id=message_id_expression(rows, scope.activation, scope.account))
-    instant = scope.as_of.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    sent = rows.message.replace(MESSAGE_ID_TOKEN, rows.message_id).replace(TIMESTAMP_TOKEN, instant)
+    sent = rows.message.replace(MESSAGE_ID_TOKEN, rows.message_id).replace(TIMESTAMP_TOKEN, scope.instant)
     rank = ibis.cases(*((rows.operation == op, place) for op, place in RANK.items()), else_=9)
     turn = ibis.row_number().over(group_by=["operation", "destination_key"], order_by=["unit"])
     only = lambda column: ibis.ifelse(planned, column, ibis.null("string"))  # noqa: E731
@@ -383,7 +420,7 @@ def _intents(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync: Planne
         path=rows.path,
         entity_id=rows.entity_id,
         row_key=rows.row_key,
-        seq=ibis.literal(sync.seq, type="int64"),
+        seq=ibis.literal(scope.seq, type="int64"),
         subject_id=rows.subject_id,
         resolved_segment_id=rows.now_id,
         operation=rows.operation,
@@ -409,8 +446,10 @@ def _intents(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync: Planne
 
 def message_id_expression(rows: ir.Table, activation: str, account: str) -> ir.StringValue:
     """:func:`states.message_id` over rows with unit, destination_key, operation, next_episode and message_hash."""
-    start = ibis.literal(f"{activation}|{account}|")
-    text = start.concat(
+    text = ibis.literal(activation).concat(
+        "|",
+        ibis.literal(account),
+        "|",
         fn.sha256(rows.unit),
         "|",
         fn.sha256(rows.destination_key),
@@ -423,7 +462,7 @@ def message_id_expression(rows: ir.Table, activation: str, account: str) -> ir.S
     return fn.sha256(text)
 
 
-def _recorded(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync: PlannedSync, policy: Policy) -> ir.Table:
+def _recorded(warehouse: Warehouse, decided: ir.Table, scope: Scope, policy: Policy) -> ir.Table:
     """Whole ledger rows of the keys that are recorded silently."""
     keys = decided.filter(decided.effect != "")
     keys = keys.select(
@@ -477,11 +516,11 @@ def _recorded(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync: Plann
         message_id=ibis.ifelse(expire, rows.message_id, ibis.null("string")),
         remote_id=rows.remote_id,
         as_of=timestamp_literal(scope.as_of),
-        seq=ibis.literal(sync.seq, type="int64"),
+        seq=ibis.literal(scope.seq, type="int64"),
     )
 
 
-def _recorded_states(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync: PlannedSync) -> ir.Table:
+def _recorded_states(warehouse: Warehouse, decided: ir.Table, scope: Scope) -> ir.Table:
     """Delivery state of the keys that are recorded as in: what an exit or retract would need."""
     keys = decided.filter(decided.effect == Effect.arm)
     payloads = warehouse.table(PAYLOADS.ref)
@@ -498,7 +537,7 @@ def _recorded_states(warehouse: Warehouse, decided: ir.Table, scope: Scope, sync
         exit_payload=rows.exit_payload,
         retract_payload=rows.retract_payload,
         attempted_payload=ibis.null("string"),
-        seq=ibis.literal(sync.seq, type="int64"),
+        seq=ibis.literal(scope.seq, type="int64"),
     )
 
 
@@ -513,26 +552,23 @@ def of_activation(activation: str, account: str) -> list[Condition]:
 def _write(
     warehouse: Warehouse,
     request: SyncRequest,
-    people: People,
-    decided: ir.Table,
+    planned: _Intents,
     sync: PlannedSync,
     state: State,
     build: Build,
     standing: Sequence[Hold],
     numbers: Mapping[str, int],
 ) -> None:
-    scope = people.scope
     with contextlib.ExitStack() as scratch:
         staged = lambda rows: scratch.enter_context(warehouse.staged(rows))  # noqa: E731
         # A sync in which nothing happened, the usual one, writes nothing but its own row.
-        intents = staged(_intents(warehouse, decided, scope, sync)) if numbers["listed"] else None
+        intents = staged(planned.intents()) if numbers["listed"] else None
         drifted = recorded = stored = None
         if not sync.hold:
-            drift = drifted_rows(warehouse, people)
-            drifted = staged(drift) if people.graph is not None and warehouse.count(drift) else None
+            drift = planned.both.drifted()
+            drifted = staged(drift) if drift is not None else None
             if numbers["recorded"]:
-                recorded = staged(_recorded(warehouse, decided, scope, sync, request.policy))
-                stored = staged(_recorded_states(warehouse, decided, scope, sync))
+                recorded, stored = staged(planned.recorded(request.policy)), staged(planned.stored())
         with warehouse.transaction():
             warehouse.delete(INTENTS.ref, of_activation(sync.activation, sync.account))
             if intents is not None:

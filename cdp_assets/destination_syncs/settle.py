@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,10 +102,11 @@ def settle_sync(warehouse: Warehouse, journal: Journal, sync: OpenSync, now: dt.
     if state == "ready":
         for page in journal.answers(sync.token):
             warehouse.append(ANSWERS_TABLE.ref, page.append_column("token", pa.array([sync.token] * page.num_rows, pa.string())))
+    statements = _Statements(warehouse, sync, now)
     with (
-        warehouse.staged(_answered(warehouse, sync, missing, reason, now)) as answered,
-        warehouse.staged(_ledger(warehouse, answered, sync)) as ledger,
-        warehouse.staged(_delivery_state(warehouse, answered, sync)) as stored,
+        warehouse.staged(statements.answered(missing, reason), name="sync_answered") as answered,
+        warehouse.staged(statements.ledger(answered)) as ledger,
+        warehouse.staged(statements.stored(answered)) as stored,
         warehouse.transaction(),
     ):
         _merge(warehouse, sync, answered, ledger, stored)
@@ -119,6 +120,35 @@ def _sends(warehouse: Warehouse, sync: OpenSync) -> bool:
     intents = warehouse.table(INTENTS.ref)
     mine = intents.filter(intents.activation == sync.activation, intents.account == sync.account)
     return warehouse.count(mine.filter(mine.outcome == Outcome.planned)) > 0
+
+
+# Stand for what varies between two settlements (Warehouse.template).
+_MARK = OpenSync("cdp:activation", "cdp:account", 987_654_321_987_001, "cdp:token", "cdp:run", {})
+_MARKED_NOW = dt.datetime(1800, 1, 1, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True)
+class _Statements:
+    """The statements of one settlement."""
+
+    warehouse: Warehouse
+    sync: OpenSync
+    now: dt.datetime
+
+    def _template(self, name: str, build: Callable[[], ir.Table], *shape: Hashable) -> ir.Table:
+        values: dict[Any, Any] = {
+            getattr(_MARK, part): getattr(self.sync, part) for part in ("activation", "account", "seq", "token")
+        }
+        return self.warehouse.template(("destination_syncs.settle", name, shape), build, {**values, _MARKED_NOW: self.now})
+
+    def answered(self, missing: Outcome, reason: str) -> ir.Table:
+        return self._template("answered", lambda: _answered(self.warehouse, _MARK, missing, reason, _MARKED_NOW), missing, reason)
+
+    def ledger(self, answered: ir.Table) -> ir.Table:
+        return self._template("ledger", lambda: _ledger(self.warehouse, answered, _MARK))
+
+    def stored(self, answered: ir.Table) -> ir.Table:
+        return self._template("stored", lambda: _delivery_state(self.warehouse, answered, _MARK))
 
 
 def _answered(warehouse: Warehouse, sync: OpenSync, missing: Outcome, reason: str, now: dt.datetime) -> ir.Table:

@@ -15,8 +15,9 @@ import contextlib
 import datetime as dt
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import ibis
@@ -102,6 +103,17 @@ def naive_utc(instant: dt.datetime) -> dt.datetime:
 def timestamp_literal(instant: dt.datetime) -> ir.TimestampScalar:
     """Ibis literal of an aware instant, comparable with warehouse timestamp columns."""
     return ibis.literal(naive_utc(instant), type="timestamp(6)")
+
+
+# (dialect, key) -> compiled query with marks, and its columns.
+_TEMPLATES: dict[tuple[str, Hashable], tuple[str, ibis.Schema]] = {}
+
+
+@lru_cache(maxsize=4096)
+def _literal_sql(value: str | int | dt.datetime, dialect: str) -> str:
+    """A value as the compiler of ``dialect`` writes it."""
+    literal = timestamp_literal(value) if isinstance(value, dt.datetime) else ibis.literal(value)
+    return compile_expression(literal, dialect).selects[0].unalias().sql(dialect)
 
 
 @dataclass
@@ -349,10 +361,13 @@ class Warehouse(ABC):
         return self._run(f"DELETE FROM {target.sql(self.dialect)} USING ({subquery}) AS {source} WHERE {on}")
 
     @contextlib.contextmanager
-    def staged(self, expression: ir.Table) -> Iterator[ir.Table]:
-        """The rows of ``expression`` computed once into a scratch table, dropped at the end. DDL: open it outside a transaction."""
+    def staged(self, expression: ir.Table, name: str | None = None) -> Iterator[ir.Table]:
+        """The rows of ``expression`` computed once into a scratch table, dropped at the end. DDL: open it outside a transaction.
+
+        ``name`` for a table that templates read (:meth:`template`): they need it under the same name each time.
+        """
         self._temporary += 1
-        ref = TableRef("cdp_scratch", f"s{self._temporary}")
+        ref = TableRef("cdp_scratch", name or f"s{self._temporary}")
         self.create(ref, expression)
         try:
             yield self.table(ref)
@@ -405,6 +420,28 @@ class Warehouse(ABC):
 
     def _named(self, table: pa.Table, expression: ir.Table) -> pa.Table:
         return table.rename_columns(list(expression.columns)).cast(expression.schema().to_pyarrow())
+
+    # -- templates ---------------------------------------------------------------------------------------------
+
+    def template(self, key: Hashable, build: Callable[[], ir.Table], values: Mapping[Any, Any]) -> ir.Table:
+        """An expression that is built and compiled once per process and ``key``, and runs with other values each time.
+
+        Compiling a large expression costs more than running it on small tables. ``build`` writes marks instead of what varies:
+        texts, whole numbers and aware instants that occur nowhere else; ``values`` maps each mark to its value now. ``key`` must hold
+        all else that the expression depends on.
+        """
+        known = _TEMPLATES.get((self.dialect, key))
+        if known is None:
+            expression = build()
+            known = (self.sql(expression), expression.schema())
+            _TEMPLATES[self.dialect, key] = known
+        text, schema = known
+        for mark, value in values.items():
+            text = text.replace(_literal_sql(mark, self.dialect), _literal_sql(value, self.dialect))
+        name = "cdp_template_" + hashlib.sha256(text.encode()).hexdigest()[:16]
+        # The text is ready as it stands: a Var prints what it is given.
+        self._user_queries[name] = exp.Subquery(this=exp.Var(this=text))
+        return ibis.table(schema, name=name)
 
     # -- user SQL ----------------------------------------------------------------------------------------------
 

@@ -266,6 +266,10 @@ class Lab:
         self.now += dt.timedelta(hours=1)
         return result
 
+    def sync_after_want(self, *units: str | dict[str, Any]) -> SyncResult:
+        self.want(*units)
+        return self.sync()
+
     def crash_in_sync(self, **options: Any) -> None:
         try:
             sync_activation(self.request(**options), self.around)

@@ -5,10 +5,19 @@ from __future__ import annotations
 import datetime as dt
 
 import ibis
+import ibis.expr.types as ir
 import pyarrow as pa
 import pytest
 
-from resources.warehouse import MissingTableError, TableRef, TableSpec, UserQueryError, Warehouse, WarehouseError
+from resources.warehouse import (
+    MissingTableError,
+    TableRef,
+    TableSpec,
+    UserQueryError,
+    Warehouse,
+    WarehouseError,
+    timestamp_literal,
+)
 from resources.warehouse import functions as fn
 
 SPEC = TableSpec(
@@ -165,3 +174,24 @@ def test_an_expression_used_twice_is_localised_in_both_places(things: Warehouse)
     number = fn.try_double(fn.json_text(table.document, "n"))
     row = things.rows(table.filter(number.notnull()).select(a=number, b=number + 1).filter(ibis._.a < ibis._.b), 5)
     assert row == [{"a": 3.5, "b": 4.5}]
+
+
+def test_a_template_is_built_once_and_runs_with_other_values(things: Warehouse) -> None:
+    mark, later = dt.datetime(1800, 1, 1, tzinfo=dt.UTC), dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
+    built = []
+
+    def build() -> ir.Table:
+        built.append(1)
+        table = things.table(SPEC.ref)
+        return table.select(
+            "id", label=ibis.literal("cdp:label"), number=ibis.literal(987_654_321), early=table.at < timestamp_literal(mark)
+        )
+
+    def rows(label: str, number: int, at: dt.datetime) -> list[dict]:
+        table = things.template((things.name(SPEC.ref), "labels"), build, {"cdp:label": label, 987_654_321: number, mark: at})
+        with things.staged(table.filter(table.id == "a"), name="labels") as staged:
+            return things.rows(staged, 5)
+
+    assert rows("it's", 1, later) == [{"id": "a", "label": "it's", "number": 1, "early": True}]
+    assert rows("cdp", 2, later.replace(year=2025)) == [{"id": "a", "label": "cdp", "number": 2, "early": False}]
+    assert len(built) == 1
