@@ -32,7 +32,7 @@ def run_demo(name: str, home: Home, progress: Progress | None = None) -> RunRepo
     if end is None:
         profiles, days = DEMO_SPACES[name]
         with open_warehouse(space, home) as warehouse:
-            end = generate(space, warehouse, home, profiles=profiles, days=days, seed=7, today=dt.datetime.now(dt.UTC).date()).end
+            end = generate(space, warehouse, home, profiles=profiles, days=days, seed=7, end=start_of_today()).end
     return run_space(directory, home, as_of=end, progress=progress)
 
 
