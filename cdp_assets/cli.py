@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(soft_wrap=True)
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 110)
 err = Console(stderr=True, soft_wrap=True)
 
 SpaceOption = Annotated[Path, typer.Option("--space", help="The space folder.", exists=True, file_okay=False)]
@@ -163,15 +164,15 @@ def print_summary(title: str, summary: dict[str, Any]) -> None:
     out.print(table)
     if not summary["activations"]:
         return
-    table = Table(title="activations", title_justify="left")
-    for column in ("activation", "considered", "unchanged", "delivered", "rejected", "waiting", "unknown", "withheld", "held"):
-        table.add_column(column, justify="left" if column == "activation" else "right", no_wrap=column == "activation")
+    always = ("considered", "unchanged", "delivered", "withheld", "rejected")
+    found = summary["activations"].values()
+    outcomes = [*always, *(o for o in ("waiting", "unknown", "held") if any(_total(a[o]) for a in found))]
+    table = Table(title="activations", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("activation", no_wrap=True)
+    for outcome in outcomes:
+        table.add_column(outcome, justify="right", no_wrap=True)
     for key, activation in summary["activations"].items():
-        cells = [
-            f"{_total(activation[c]):,}"
-            for c in ("considered", "unchanged", "delivered", "rejected", "waiting", "unknown", "withheld", "held")
-        ]
-        table.add_row(key, *cells)
+        table.add_row(key, *(f"{_total(activation[outcome]):,}" for outcome in outcomes))
     out.print(table)
     if not any(_total(a["delivered"]) for a in summary["activations"].values()):
         out.print("nothing new to send: every destination already has what it should have", style="green")

@@ -1,0 +1,115 @@
+"""The command line as a user meets it: every command of the README, on a space that has run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import sqlglot
+from typer.testing import CliRunner
+
+from cdp_assets.cli import app
+from cdp_assets.space.space import SpaceError
+from tests.e2e.conftest import ROOT, Stage
+
+BROKEN = sorted(path for path in (ROOT / "tests" / "fixtures" / "broken_spaces").iterdir() if path.is_dir())
+
+
+def cdp(*arguments: object, stdin: str | None = None) -> str:
+    """Standard output of a command that must succeed."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def where(owl_bank: Stage) -> list[object]:
+    return ["--space", owl_bank.directory, "--home", owl_bank.home.root]
+
+
+def test_validate_says_that_files_and_warehouse_are_valid(where: list[object]) -> None:
+    assert "the files and the warehouse are valid" in cdp("validate", *where)
+
+
+def test_preview_counts_what_the_build_counted_and_masks_people(
+    where: list[object], first_summary: dict, owl_bank: Stage
+) -> None:
+    text = cdp("preview", "overdue_checking", *where, "--as-of", owl_bank.now.isoformat(), "--json")
+    found = json.loads(text)
+    assert found["count"] == first_summary["audiences"]["overdue_checking"]["members"]
+    truth = json.loads(owl_bank.home.truth_file("owl_bank").read_text())
+    addresses = set(re.findall(r"[\w.+-]+@[\w.-]+", json.dumps(truth)))
+    assert addresses
+    assert not {address for address in addresses if address in text}
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "snowflake", "databricks", "bigquery"])
+def test_sql_prints_a_query_of_the_dialect(where: list[object], dialect: str) -> None:
+    assert sqlglot.parse_one(cdp("sql", "overdue_checking", *where, "--dialect", dialect), read=dialect) is not None
+
+
+def test_the_ledger_can_be_read(where: list[object], first_summary: dict) -> None:
+    rows = [json.loads(line) for line in cdp("ledger", "outcomes", *where, "--json").splitlines()]
+    delivered = sum(row["keys"] for row in rows if row["outcome"] == "delivered")
+    assert delivered == sum(activation["delivered"] for activation in first_summary["activations"].values())
+    assert len(cdp("ledger", "syncs", *where, "--json").splitlines()) == len(first_summary["activations"])
+    shown = cdp("ledger", "show", *where, "--activation", "overdue_contacts", "--json")
+    assert shown
+    assert "@" not in shown
+    assert "0 key(s)" in cdp("ledger", "replay", *where, "--reason", "no such reason")
+
+
+def test_release_and_retire_say_when_there_is_nothing_to_do(where: list[object]) -> None:
+    from cdp_assets.cli import CommandError
+
+    for arguments in (["release", "overdue_contacts", "--send"], ["release", "overdue_contacts"], ["retire", "nothing"]):
+        with pytest.raises(CommandError):
+            cdp(*arguments, *where)
+
+
+def test_retire_ends_an_activation_and_exits_nobody(where: list[object], owl_bank: Stage) -> None:
+    assert "nobody was exited" in cdp("retire", "overdue_contacts", *where)
+    assert owl_bank.new_calls() == 0
+
+
+def test_generate_continues_where_it_ended(where: list[object]) -> None:
+    assert "landing lines up to 2026-10-08T01:00:00" in cdp("generate", *where, "--more", "1h")
+
+
+def test_map_answers_line_by_line_in_order() -> None:
+    lines = [
+        {"mapping": {"a": {"@path": "$.b"}}, "payload": {"b": 1}},
+        {"mapping": {"@nonsense": 1}, "payload": {}},
+        {"mapping": {"@path": "$.missing"}, "payload": {}},
+    ]
+    answers = [json.loads(line) for line in cdp("map", stdin="\n".join(map(json.dumps, lines))).splitlines()]
+    assert answers[0] == {"output": {"a": 1}}
+    assert "invalid directive" in answers[1]["error"]
+    assert answers[2] == {"output": None}
+
+
+def test_the_published_schemas_are_current(tmp_path: Path) -> None:
+    cdp("schema", "--folder", tmp_path)
+    written = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert written == {path.name: json.loads(path.read_text()) for path in (ROOT / "docs" / "schemas").glob("*.json")}
+
+
+@pytest.mark.parametrize("folder", BROKEN, ids=lambda path: path.name)
+def test_validate_locates_every_problem_of_a_broken_space(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpaceError) as error:
+        cdp("validate", "--space", folder, "--home", tmp_path)
+    for problem in error.value.problems:
+        assert re.fullmatch(r"[\w./-]+:\d+: .+ \(.+\)", str(problem), re.DOTALL), str(problem)
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    readme = (ROOT / "README.md").read_text()
+    used = set(re.findall(r"\.venv/bin/cdp ([a-z]+)", readme))
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
+    assert used
+    assert used <= known
+    targets = set(re.findall(r"make ([a-z-]+)", readme))
+    assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
