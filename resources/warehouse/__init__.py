@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,8 @@ def timestamp_literal(instant: dt.datetime) -> ir.TimestampScalar:
 
 # (dialect, key) -> compiled query with marks, and its columns.
 _TEMPLATES: dict[tuple[str, Hashable], tuple[str, ibis.Schema]] = {}
+# A template's stand-in, as compiled statements name it.
+_TEMPLATE_NAME = re.compile('"(cdp_template_[0-9a-f]{16})"')
 
 
 @lru_cache(maxsize=4096)
@@ -123,6 +126,7 @@ class Warehouse(ABC):
     dialect: str = field(init=False, default="")
     _schemas: dict[TableRef, ibis.Schema] = field(init=False, default_factory=dict)
     _user_queries: dict[str, exp.Expr] = field(init=False, default_factory=dict)
+    _templates: dict[str, str] = field(init=False, default_factory=dict)
     _depth: int = field(init=False, default=0)
     _temporary: int = field(init=False, default=0)
 
@@ -184,7 +188,10 @@ class Warehouse(ABC):
 
     def sql(self, expression: ir.Expr) -> str:
         """The compiled query of an expression, runnable as it stands."""
-        return self._tree(expression).sql(self.dialect)
+        text = self._tree(expression).sql(self.dialect)
+        if _TEMPLATE_NAME.search(text):
+            text = _TEMPLATE_NAME.sub(lambda match: f"({self._templates[match[1]]})", text)
+        return text
 
     def _tree(self, expression: ir.Expr) -> exp.Expr:
         return compile_expression(expression, self.dialect, self._user_queries)
@@ -439,8 +446,7 @@ class Warehouse(ABC):
         for mark, value in values.items():
             text = text.replace(_literal_sql(mark, self.dialect), _literal_sql(value, self.dialect))
         name = "cdp_template_" + hashlib.sha256(text.encode()).hexdigest()[:16]
-        # The text is ready as it stands: a Var prints what it is given.
-        self._user_queries[name] = exp.Subquery(this=exp.Var(this=text))
+        self._templates[name] = text
         return ibis.table(schema, name=name)
 
     # -- user SQL ----------------------------------------------------------------------------------------------

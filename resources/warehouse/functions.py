@@ -248,11 +248,7 @@ def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str
         def inline(node: exp.Expr) -> exp.Expr:
             if isinstance(node, exp.Table) and node.name in user_queries:
                 alias = node.args.get("alias")
-                query = user_queries[node.name].copy()
-                if isinstance(query, exp.Subquery):
-                    query.set("alias", alias.copy() if alias else None)
-                    return query
-                return query.subquery(alias.copy() if alias else None)
+                return user_queries[node.name].copy().subquery(alias.copy() if alias else None)
             return node
 
         tree = tree.transform(inline)
