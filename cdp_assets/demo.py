@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,7 +43,11 @@ def start_of_today() -> dt.datetime:
 
 
 def serve(home: Home, port: int, sandbox_port: int, say: Callable[[str], None]) -> int:
-    """Run the twins and ``dagster dev`` until interrupted. The exit code of the latter."""
+    """Run the twins and ``dagster dev`` until interrupted. The exit code of the latter; 1 when a port is taken."""
+    for purpose, wanted in (("the Dagster UI", port), ("the twins", sandbox_port)):
+        if _taken(wanted):
+            say(f"port {wanted} is in use; choose another one for {purpose} with --port or --sandbox-port")
+            return 1
     prepare_home(home, SPACES)
     environment = {
         **os.environ,
@@ -49,24 +55,43 @@ def serve(home: Home, port: int, sandbox_port: int, say: Callable[[str], None]) 
         "DAGSTER_HOME": str(home.dagster),
         "CDP_SANDBOX_URL": f"http://127.0.0.1:{sandbox_port}",
         "CDP_DEMO": "1",
+        # Dagster recommends another command for new projects at every start.
+        "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded",
     }
-    twins = subprocess.Popen(
-        [sys.executable, "-m", "cdp_assets", "sandbox", "--port", str(sandbox_port), "--home", str(home.root)], env=environment
-    )
-    say(f"Dagster UI at http://127.0.0.1:{port}/, twins at http://127.0.0.1:{sandbox_port}/ (stop with Ctrl-C)")
-    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, env=environment)
+    # Closing the terminal and `kill` end everything as Ctrl-C does. Set before the children start: a shell without job control
+    # starts its background jobs with SIGINT ignored, which children would inherit.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    twins = [sys.executable, "-m", "cdp_assets", "sandbox", "--port", str(sandbox_port), "--home", str(home.root)]
+    server = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+    started: list[subprocess.Popen[bytes]] = []
     try:
-        return server.wait()
+        for command in (twins, server):
+            # In sessions of their own, so that Ctrl-C reaches this process alone, which then ends them in order.
+            started.append(subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True))
+        say(f"Dagster UI at http://127.0.0.1:{port}/, twins at http://127.0.0.1:{sandbox_port}/ (stop with Ctrl-C)")
+        return started[-1].wait()
     except KeyboardInterrupt:
         return 0
     finally:
-        for process in (server, twins):
-            if process.poll() is None:
-                # dagster dev ends its children on SIGINT; it ignores SIGTERM.
-                process.send_signal(signal.SIGINT)
-        for process in (server, twins):
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        for process in reversed(started):
+            _end(process)
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session, and whatever it leaves behind in it."""
+    if process.poll() is None:
+        # dagster dev ends its children on SIGINT; it ignores SIGTERM.
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
