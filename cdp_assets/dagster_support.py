@@ -87,6 +87,18 @@ def window_as_of(context: dg.AssetExecutionContext, window: Window) -> dt.dateti
     return as_of_of(window, instant)
 
 
+def describe_partitions(
+    context: dg.AssetExecutionContext, asset: dg.AssetKey, by_partition: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Metadata of each of the run's partitions of an asset. What a MaterializeResult says, Dagster repeats for all of them."""
+    if asset not in context.selected_asset_keys:
+        return
+    own = set(context.partition_keys)
+    for partition, metadata in by_partition.items():
+        if partition in own:
+            context.add_asset_metadata(metadata, asset_key=asset, partition_key=partition)
+
+
 def is_backfill(tags: Mapping[str, str]) -> bool:
     """Whether a run is a backfill or a range run; neither ever sends."""
     return any(tag == "dagster/backfill" or tag.startswith("dagster/asset_partition_range_") for tag in tags)
@@ -94,7 +106,7 @@ def is_backfill(tags: Mapping[str, str]) -> bool:
 
 def column_schema(spec: TableSpec) -> dg.TableSchema:
     columns = [
-        dg.TableColumn(name, kind, description="personal" if name in spec.personal else None)
+        dg.TableColumn(name, kind, description="personal data" if name in spec.personal else None)
         for name, kind in spec.columns.items()
     ]
     return dg.TableSchema(columns=columns)

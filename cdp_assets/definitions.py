@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -23,6 +24,7 @@ from cdp_assets.dagster_support import (  # noqa: E402
     META_REVISION,
     WAREHOUSE_GROUP,
     asset_key,
+    describe_partitions,
     format_instant,
     selected_windows,
     table_key,
@@ -31,6 +33,7 @@ from cdp_assets.dagster_support import (  # noqa: E402
 from cdp_assets.destination_syncs import assets as syncs  # noqa: E402
 from cdp_assets.linked_audiences import assets as audiences  # noqa: E402
 from cdp_assets.linked_audiences import checks as audience_checks  # noqa: E402
+from cdp_assets.linked_audiences.build import AudienceResult  # noqa: E402
 from cdp_assets.linked_audiences.sql import audience_sql  # noqa: E402
 from cdp_assets.raw_events.assets import build_raw_events, take_in_and_build  # noqa: E402
 from cdp_assets.space.conditions import audience_references  # noqa: E402
@@ -63,6 +66,8 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
     ]
     return dg.Definitions(
         assets=steps,
+        # Its threshold is INFO; without it every step writes dozens of DEBUG lines to the terminal.
+        loggers={"console": dg.colored_console_logger},
         resources={"space": SpaceResource(directory=str(Path(directory).resolve()), home=str(home_paths.root))},
         schedules=build_schedules(space),
         sensors=build_sensors(space, Path(directory).resolve(), home_paths),
@@ -128,7 +133,7 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
                     if trait.error:
                         errors.setdefault(traits.key_of(loaded, key), {})[window.key] = trait.error
                     else:
-                        trait_runs[key].append({"rows": trait.rows, "as_of": as_of})
+                        trait_runs[key].append({"window": window.key, "rows": trait.rows, "as_of": as_of})
                 failed = frozenset(key for key, trait in built.items() if trait.error)
                 found = audiences.compute(warehouse, loaded, audience_keys, window, as_of, context.run.run_id, failed)
                 for key, audience in found.items():
@@ -136,7 +141,7 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
                     if problem:
                         errors.setdefault(audiences.key_of(loaded, key), {})[window.key] = problem
                     else:
-                        audience_runs[key].append({"result": audience, "as_of": as_of})
+                        audience_runs[key].append({"window": window.key, "result": audience, "as_of": as_of})
             queries = {
                 key: audience_sql(loaded, key, warehouse.dialect, warehouse) for key in audience_keys if audience_runs[key]
             }
@@ -144,28 +149,24 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
         for key in trait_keys:
             runs = trait_runs[key]
             if runs and traits.key_of(loaded, key) not in errors:
-                yield dg.MaterializeResult(
-                    traits.key_of(loaded, key),
-                    metadata={
-                        "dagster/partition_row_count": runs[-1]["rows"],
-                        META_AS_OF: format_instant(runs[-1]["as_of"]),
-                        META_REVISION: trait_revision(loaded, key),
-                    },
-                )
+                by_window = {
+                    run["window"]: {"dagster/partition_row_count": run["rows"], META_AS_OF: format_instant(run["as_of"])}
+                    for run in runs
+                }
+                describe_partitions(context, traits.key_of(loaded, key), by_window)
+                yield dg.MaterializeResult(traits.key_of(loaded, key), metadata={META_REVISION: trait_revision(loaded, key)})
         for key in audience_keys:
             runs = audience_runs[key]
             if runs and audiences.key_of(loaded, key) not in errors:
-                newest = runs[-1]["result"]
+                describe_partitions(
+                    context,
+                    audiences.key_of(loaded, key),
+                    {run["window"]: _audience_partition(run["result"], run["as_of"]) for run in runs},
+                )
                 yield dg.MaterializeResult(
                     audiences.key_of(loaded, key),
                     metadata={
-                        "dagster/partition_row_count": newest.members,
-                        "members": newest.members,
-                        "entity rows in context": newest.entities,
-                        "entered since the last build": newest.entered,
-                        "left since the last build": newest.left,
                         "compiled SQL": dg.MetadataValue.md(f"```sql\n{queries[key]}\n```"),
-                        META_AS_OF: format_instant(runs[-1]["as_of"]),
                         META_REVISION: audience_revision(loaded, key),
                     },
                 )
@@ -174,6 +175,17 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
         yield from audience_checks.results(context, verdicts)
 
     return [_assets]
+
+
+def _audience_partition(built: AudienceResult, as_of: dt.datetime) -> dict[str, Any]:
+    return {
+        "dagster/partition_row_count": built.members,
+        "members": built.members,
+        "entity rows in context": built.entities,
+        "entered since the last build": built.entered,
+        "left since the last build": built.left,
+        META_AS_OF: format_instant(as_of),
+    }
 
 
 def take_in_landing(context: dg.AssetExecutionContext, resource: SpaceResource, space: Space, warehouse: Warehouse) -> None:

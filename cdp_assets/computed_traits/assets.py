@@ -43,6 +43,7 @@ def specs(space: Space) -> list[dg.AssetSpec]:
                 deps=deps,
                 owner=trait.owner,
                 code_version=trait_revision(space, key),
+                kinds=["sql"] if trait.kind is TraitKind.sql else [],
                 partitioned=True,
                 skippable=True,
             )

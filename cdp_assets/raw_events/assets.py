@@ -4,12 +4,14 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from cdp_assets.dagster_support import (
     META_AS_OF,
     asset_key,
+    describe_partitions,
     format_instant,
     room_spec,
     run_instant,
@@ -83,25 +85,19 @@ def build_raw_events(config: SpaceConfig) -> dg.AssetsDefinition:
         late = [window for window in windows if window.key not in context.partition_keys]
         for window in late:
             # A late file reached a window that this run did not select: it was rebuilt, so it is said.
-            context.log_event(dg.AssetMaterialization(key, partition=window.key, metadata={"cdp/late_file": True}))
-        accepted = sum(c.accepted for c in counts.values())
-        duplicates = sum(c.duplicates for c in counts.values())
-        quarantined = sum(c.quarantined for c in counts.values())
+            metadata = {"cdp/late_file": True, **_partition(window, counts[window.key], instant)}
+            context.log_event(dg.AssetMaterialization(key, partition=window.key, metadata=metadata))
+        describe_partitions(context, key, {w.key: _partition(w, counts[w.key], instant) for w in windows})
+        refused = {w.key: {"dagster/partition_row_count": counts[w.key].quarantined} for w in windows}
+        describe_partitions(context, asset_key(config.name, ROOM, "quarantine"), refused)
         common = {META_AS_OF: format_instant(min(windows[-1].end, instant))} if windows else {}
-        results = {
-            "messages": {
-                "dagster/partition_row_count": accepted,
-                "lines read": sum(c.lines for c in counts.values()),
-                "accepted": accepted,
-                "duplicates": duplicates,
-                "quarantined": quarantined,
-                "files taken in": built.files,
-                "late partitions rebuilt": len(late),
-            },
-            "quarantine": {"dagster/partition_row_count": quarantined},
+        results: dict[str, dict[str, Any]] = {
+            "messages": {"files taken in": built.files, "late partitions rebuilt": len(late)},
+            "quarantine": {},
             "event_tables": {
-                "dagster/partition_row_count": sum(tables.rows.values()),
-                "rows": dg.MetadataValue.md(_table("table", tables.rows)),
+                # The tables are written for all windows together.
+                **({"dagster/partition_row_count": sum(tables.rows.values())} if len(windows) == 1 else {}),
+                "rows written by this run": dg.MetadataValue.md(_table("table", tables.rows)),
                 "values of another type than the column's, stored as NULL": dg.MetadataValue.md(
                     _table("column", tables.conflicts) if tables.conflicts else "none"
                 ),
@@ -113,6 +109,18 @@ def build_raw_events(config: SpaceConfig) -> dg.AssetsDefinition:
         yield from checks.results(context, config, verdicts)
 
     return _assets
+
+
+def _partition(window: Window, counts: Counts, instant: dt.datetime) -> dict[str, Any]:
+    """What the UI shows of one partition of the messages."""
+    return {
+        META_AS_OF: format_instant(min(window.end, instant)),
+        "dagster/partition_row_count": counts.accepted,
+        "lines read": counts.lines,
+        "accepted": counts.accepted,
+        "duplicates": counts.duplicates,
+        "quarantined": counts.quarantined,
+    }
 
 
 @dataclass(frozen=True)
