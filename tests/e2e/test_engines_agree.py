@@ -37,16 +37,8 @@ VARIABLES = (
 )
 # The clock, the run, and the scratch of one engine are outside the comparison.
 OUTSIDE = {
-    "loaded_at",
-    "run_id",
-    "source_run_id",
-    "started_at",
-    "ended_at",
-    "taken_at",
-    "first_attempt_at",
-    "last_attempt_at",
-    "at",
-    "sync_id",
+    *("loaded_at", "run_id", "source_run_id", "token", "started_at", "ended_at", "held_at", "released_at", "retired_at"),
+    *("confirmed_at", "first_attempt_at", "last_attempt_at", "attempted_at"),
 }
 SCHEMAS = (
     "raw_events",
