@@ -218,7 +218,8 @@ def _ledger(warehouse: Warehouse, answered: ir.Table, sync: OpenSync) -> ir.Tabl
         definition_revision=rows.n_definition_revision,
         operation=rows.n_operation,
         status=rows.n_status,
-        uncertain=ibis.cases((delivered, ""), (unknown, rows.n_operation), else_=doubt),
+        # Removing who may or may not be there leaves that question open.
+        uncertain=ibis.cases((delivered, ""), (unknown & removes & ~was_in, doubt), (unknown, rows.n_operation), else_=doubt),
         reason=rows.n_reason,
         detail=rows.n_detail,
         warning=rows.n_warning,

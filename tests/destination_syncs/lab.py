@@ -19,7 +19,7 @@ from cdp_assets.destination_syncs.accounting import SyncResult
 from cdp_assets.destination_syncs.journal import Journal
 from cdp_assets.destination_syncs.plan import SyncRequest
 from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
-from cdp_assets.destination_syncs.tables import LEDGER, ROOM_TABLES
+from cdp_assets.destination_syncs.tables import LEDGER, OUTCOMES, ROOM_TABLES
 from cdp_assets.space.models import Activation
 from cdp_assets.unified_profiles.tables import (
     CONSENT_STATES,
@@ -283,6 +283,12 @@ class Lab:
     def ledger(self) -> dict[tuple[str, str], dict[str, Any]]:
         rows = self.warehouse.arrow(self.warehouse.table(LEDGER.ref)).to_pylist()
         return {(row["unit"], row["destination_key"]): row for row in rows}
+
+    def history_of(self, unit: str) -> list[tuple[Any, ...]]:
+        """Every attempt at a unit, for messages of failing tests."""
+        rows = self.warehouse.arrow(self.warehouse.table(OUTCOMES.ref)).to_pylist()
+        mine = sorted((row for row in rows if row["unit"] == unit), key=lambda row: row["seq"])
+        return [(row["seq"], row["operation"], row["status"], row["reason"]) for row in mine]
 
     def present(self) -> set[str]:
         return {key for (_, key), row in self.ledger().items() if row["present"]}
