@@ -90,8 +90,11 @@ def _asset(space: Space, key: str, activation: Activation, take_in_landing: Take
             )
             result = sync_activation(request, around)
         if result.hold:
-            context.log.warning(f"held: {result.hold}. {result.hold_detail} Lift it with: cdp release {key}")
-        yield dg.MaterializeResult(asset, metadata=_metadata(result, account))
+            context.log.warning(f"held: {_hold(result, key)}")
+        with space.open(loaded, on_wait=context.log.info) as warehouse:
+            ledger = warehouse.table(LEDGER.ref)
+            rows = warehouse.count(ledger.filter(ledger.activation == key, ledger.account == account))
+        yield dg.MaterializeResult(asset, metadata={"dagster/row_count": rows, **_metadata(result, key, account)})
         yield check_result(asset, ACCOUNTED, [_accounting(result)])
 
     return _assets
@@ -133,7 +136,11 @@ def surroundings_of(
     )
 
 
-def _metadata(result: SyncResult, account: str) -> dict:
+def _hold(result: SyncResult, key: str) -> str:
+    return f"{result.hold}: {result.hold_detail} (lift it with: cdp release {key})" if result.hold else "none"
+
+
+def _metadata(result: SyncResult, key: str, account: str) -> dict:
     summary = result.to_json()
     table = ["| outcome | keys |", "|---|---:|", f"| considered | {result.considered} |"]
     for outcome in ("unchanged", "delivered", "rejected", "waiting", "unknown"):
@@ -147,7 +154,7 @@ def _metadata(result: SyncResult, account: str) -> dict:
         "delivered": result.delivered,
         "rejected": result.rejected,
         "operations": dg.MetadataValue.json(summary["operations"]),
-        "hold": result.hold or "none",
+        "hold": _hold(result, key),
         "batches": result.batches,
         META_AS_OF: format_instant(dt.datetime.now(dt.UTC)),
     }
