@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import ibis.expr.types as ir
 import pyarrow as pa
 import pytest
 
@@ -33,9 +34,12 @@ def decided(
         warehouse.ensure(FACT_TABLE)
     warehouse.delete(FACT_TABLE.ref, [])
     warehouse.append(FACT_TABLE.ref, pa.Table.from_pylist(rows, schema=FACT_TABLE.schema.to_pyarrow()))
-    table = states.decide(warehouse.table(FACT_TABLE.ref), policy)
-    if hold:
-        table = states.under_hold(table, hold, **options)
+
+    def build() -> ir.Table:
+        table = states.decide(warehouse.table(FACT_TABLE.ref), policy)
+        return states.under_hold(table, hold, **options) if hold else table
+
+    table = warehouse.template(("rules", policy, hold, *options.values()), build, {})
     return warehouse.arrow(table.order_by("n")).to_pylist()
 
 
