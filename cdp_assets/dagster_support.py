@@ -73,7 +73,15 @@ def format_instant(instant: dt.datetime) -> str:
 
 
 def selected_windows(context: dg.AssetExecutionContext, config: SpaceConfig) -> list[Window]:
-    """The windows of the run's partitions, in time order. Works for a single partition and for a range."""
+    """The windows of the run's partitions, in time order. Works for a single partition and for a range.
+
+    Raises dg.Failure for a run without a partition, which the UI starts when a user executes checks alone.
+    """
+    if not context.has_partition_key and not context.has_partition_key_range:
+        raise dg.Failure(
+            "The checks of a partitioned asset are judged while a partition is built: materialize the partition instead.",
+            allow_retries=False,
+        )
     return sorted(window_by_key(config, key) for key in context.partition_keys)
 
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Waits are for a busy machine: on a quiet one nothing here takes more than fifteen seconds.
-PATIENCE_MS = 120_000
+PATIENCE_MS = 240_000
 LOCATIONS = "{workspaceOrError {... on Workspace {locationEntries {name locationOrLoadError {__typename}}}}}"
 
 
