@@ -318,7 +318,7 @@ def retire(
     from cdp_assets.pipeline import retire_activation
 
     _known(loaded.activations, activation, "activation")
-    result = retire_activation(space, paths, activation)
+    result = retire_activation(loaded, paths, activation)
     out.print_json(json.dumps(result.to_json()))
 
 
@@ -431,7 +431,14 @@ def generate(
     with opened as warehouse:
         try:
             result = make(
-                loaded, warehouse, paths, profiles=profiles, days=days, seed=seed, end=instant_of(end) or start_of_today(), more=more
+                loaded,
+                warehouse,
+                paths,
+                profiles=profiles,
+                days=days,
+                seed=seed,
+                end=instant_of(end) or start_of_today(),
+                more=more,
             )
         except GenerateError as error:
             raise CommandError(str(error)) from None

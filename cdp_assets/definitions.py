@@ -56,7 +56,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
     """
     space = load(Path(directory))
     home_paths = Home.of(home)
-    steps = [
+    steps: list[dg.AssetsDefinition | dg.AssetSpec] = [
         *company_tables(space),
         build_raw_events(space.config),
         build_unified_profiles(space.config, space.graph),
@@ -149,11 +149,11 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
         for key in trait_keys:
             runs = trait_runs[key]
             if runs and traits.key_of(loaded, key) not in errors:
-                by_window = {
+                by_partition = {
                     run["window"]: {"dagster/partition_row_count": run["rows"], META_AS_OF: format_instant(run["as_of"])}
                     for run in runs
                 }
-                describe_partitions(context, traits.key_of(loaded, key), by_window)
+                describe_partitions(context, traits.key_of(loaded, key), by_partition)
                 yield dg.MaterializeResult(traits.key_of(loaded, key), metadata={META_REVISION: trait_revision(loaded, key)})
         for key in audience_keys:
             runs = audience_runs[key]
@@ -197,7 +197,7 @@ def take_in_landing(context: dg.AssetExecutionContext, resource: SpaceResource, 
     build_profiles(warehouse, space.config, space.graph, as_of=now, loaded_at=now, run_id=context.run.run_id)
     messages = asset_key(space.name, "raw_events", "messages")
     for window in built.windows:
-        metadata = {
+        metadata: dict[str, Any] = {
             META_AS_OF: format_instant(min(window.end, now)),
             "dagster/partition_row_count": built.counts[window.key].accepted,
         }

@@ -19,6 +19,10 @@ import dagster as dg
 from cdp_assets.computed_traits.tables import TRAIT_VALUES
 from cdp_assets.dagster_support import TAG_AS_OF, asset_key, format_instant
 from cdp_assets.definitions import build_definitions
+from cdp_assets.destination_syncs.accounting import SyncResult
+from cdp_assets.destination_syncs.assets import request_of, surroundings_of
+from cdp_assets.destination_syncs.journal import open_journal
+from cdp_assets.destination_syncs.retire import retire_with_exits
 from cdp_assets.destination_syncs.tables import SYNCS
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS
 from cdp_assets.linked_audiences.tables import BUILDS as AUDIENCE_BUILDS
@@ -31,7 +35,7 @@ from cdp_assets.unified_profiles.tables import canonical_ids_as_of
 from resources.destinations.open import DEFAULT_SANDBOX_URL
 from resources.instance import open_instance, prepare_home
 from resources.sandbox.server import is_up, sandbox
-from resources.space import load
+from resources.space import SpaceResource, load
 from resources.warehouse import Warehouse, timestamp_literal
 from resources.warehouse.open import open_warehouse
 
@@ -85,6 +89,15 @@ def run_space(
             failures.update(_failures(instance, run_id))
     with open_warehouse(space, home, on_wait=on_wait) as warehouse:
         return RunReport(summarise(warehouse, space, instant, run_id), failures)
+
+
+def retire_activation(space: Space, home: Home, key: str) -> SyncResult:
+    """End an activation and exit everybody who is in. Call it again while keys are waiting or unknown."""
+    resource = SpaceResource(directory=str(space.directory), home=str(home.root))
+    activation = space.activations[key]
+    with sandbox_at(home), open_journal(home.journal_url(space.name)) as journal:
+        request = request_of(space, activation, run_id="cdp retire")
+        return retire_with_exits(request, surroundings_of(resource, space, activation, journal))
 
 
 def incomplete_windows(warehouse: Warehouse, space: Space, instant: dt.datetime) -> list[Window]:

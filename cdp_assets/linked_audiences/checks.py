@@ -99,7 +99,7 @@ def evaluate(
         stale = _stale(warehouse, AUDIENCES_SCHEMA, audience, audience_revision(space, audience), audience_slice(space, audience))
         found.append((_audience(space, audience), REVISION, {None: [stale]}, dg.AssetCheckSeverity.WARN))
         members = warehouse.table(AUDIENCE_MEMBERS.ref)
-        valid = evaluate_partitions(
+        found_by_window = evaluate_partitions(
             warehouse,
             members_schema(),
             members.filter(members.audience == audience),
@@ -108,7 +108,7 @@ def evaluate(
             name=audience,
             extra_rules=member_rules(space.graph),
         )
-        found.append((_audience(space, audience), MEMBERS, dict(valid), dg.AssetCheckSeverity.ERROR))
+        found.append((_audience(space, audience), MEMBERS, dict(found_by_window.items()), dg.AssetCheckSeverity.ERROR))
     return found
 
 
@@ -132,4 +132,5 @@ def results(context: dg.AssetExecutionContext, verdicts: Sequence[Verdict]) -> I
         if None in made:
             yield made[None]
         else:
-            yield check_evaluations(context, made, asset_key=asset, check_name=name)
+            by_key = {partition: result for partition, result in made.items() if partition is not None}
+            yield check_evaluations(context, by_key, asset_key=asset, check_name=name)

@@ -1,7 +1,7 @@
 """Dagster side of the raw_events room: landing files -> messages, quarantine, event tables, by window of received time."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,6 @@ def with_late_windows(warehouse: Warehouse, config: SpaceConfig, selected: list[
     return sorted([*selected, *late])
 
 
-def _table(head: str, rows: dict[str, int]) -> str:
+def _table(head: str, rows: Mapping[str, int]) -> str:
     lines = [f"| {head} | rows |", "|---|---:|"]
     return "\n".join(lines + [f"| {name} | {count} |" for name, count in sorted(rows.items())])

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -54,7 +55,7 @@ def build_unified_profiles(config: SpaceConfig, graph: DataGraph) -> dg.AssetsDe
             )
             counts = {name: warehouse.count(warehouse.table(table.ref)) for name, table in tables.items()}
             verdicts = checks.evaluate(warehouse, loaded.graph)
-        summary = {
+        summary: dict[str, Any] = {
             META_AS_OF: format_instant(instant),
             "profiles": built.profiles,
             "merges": built.merges,

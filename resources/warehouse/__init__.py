@@ -116,7 +116,8 @@ _TEMPLATE_NAME = re.compile('"(cdp_template_[0-9a-f]{16})"')
 def _literal_sql(value: str | int | dt.datetime, dialect: str) -> str:
     """A value as the compiler of ``dialect`` writes it."""
     literal = timestamp_literal(value) if isinstance(value, dt.datetime) else ibis.literal(value)
-    return compile_expression(literal, dialect).selects[0].unalias().sql(dialect)
+    select = compile_expression(literal, dialect)
+    return select.expressions[0].unalias().sql(dialect)
 
 
 @dataclass
@@ -465,7 +466,7 @@ class Warehouse(ABC):
             tree = sqlglot.parse_one(tree.sql(self.dialect), read=self.dialect)
         name = "cdp_user_query_" + hashlib.sha256(tree.sql(self.dialect).encode()).hexdigest()[:16]
         self._user_queries[name] = tree
-        probe = exp.select("*").from_(tree.copy().subquery("q")).limit(0)
+        probe = exp.select("*").from_(exp.Subquery(this=tree.copy(), alias=exp.TableAlias(this=exp.to_identifier("q")))).limit(0)
         try:
             schema = ibis.Schema.from_pyarrow(self._arrow(probe.sql(self.dialect)).schema)
         except WarehouseError as error:
@@ -483,7 +484,7 @@ def parse_user_query(
     try:
         statements = [s for s in sqlglot.parse(sql, read=dialect) if s is not None]
     except sqlglot.errors.SqlglotError as error:
-        detail = error.errors[0] if error.errors else {}
+        detail: dict[str, Any] = next(iter(getattr(error, "errors", [])), {})
         raise UserQueryError(
             f"not valid SQL at line {detail.get('line', '?')}, column {detail.get('col', '?')}: {detail.get('description', 'parse error')}"
         ) from None

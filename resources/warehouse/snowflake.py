@@ -49,7 +49,9 @@ class SnowflakeWarehouse(Warehouse):
 
     def _execute(self, sql: str) -> snowflake.connector.cursor.SnowflakeCursor:
         try:
-            return self._cursor().execute(sql)
+            cursor = self._cursor()
+            cursor.execute(sql)
+            return cursor
         except snowflake.connector.errors.Error as error:
             raise WarehouseError(f"Snowflake error {error.errno}: {_cause(error)}") from None
 

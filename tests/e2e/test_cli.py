@@ -74,6 +74,13 @@ def test_retire_ends_an_activation_and_exits_nobody(where: list[object], owl_ban
     assert owl_bank.new_calls() == 0
 
 
+def test_retire_with_exits_exits_everybody_who_is_in(where: list[object], owl_bank: Stage, first_summary: dict) -> None:
+    accounting = json.loads(cdp("retire", "overdue_contacts", "--exit", *where))
+    assert accounting["operations"]["exit"] == first_summary["activations"]["overdue_contacts"]["delivered"]
+    records = owl_bank.twin("salesforce/records?object=Contact")["records"]
+    assert {record["fields"]["Overdue_Checking__c"] for record in records} == {False}
+
+
 def test_generate_continues_where_it_ended(where: list[object]) -> None:
     assert "landing lines up to 2026-10-08T01:00:00" in cdp("generate", *where, "--more", "1h")
 
