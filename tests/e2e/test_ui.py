@@ -138,4 +138,6 @@ def test_a_user_finds_the_rooms_reads_an_audience_and_launches_a_run(ui: str, br
         page.get_by_role("link", name="View", exact=True).click()
         page.wait_for_url("**/runs/*")
         expect(page.get_by_text("owl_bank__payloads__overdue_contacts").first).to_be_visible()
-        expect(page.get_by_text(re.compile("^(Success|Failure|Canceled)$")).first).to_have_text("Success")
+        outcome = page.get_by_text(re.compile("^(Success|Failure|Canceled)$")).first
+        expect(outcome).to_be_visible()
+        assert outcome.inner_text() == "Success"
