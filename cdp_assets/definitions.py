@@ -30,6 +30,7 @@ from cdp_assets.dagster_support import (  # noqa: E402
     table_key,
     window_as_of,
 )
+from cdp_assets.data_graph.model import Entity  # noqa: E402
 from cdp_assets.destination_syncs import assets as syncs  # noqa: E402
 from cdp_assets.linked_audiences import assets as audiences  # noqa: E402
 from cdp_assets.linked_audiences import checks as audience_checks  # noqa: E402
@@ -81,12 +82,12 @@ def company_tables(space: Space) -> list[dg.AssetSpec]:
     refs: set[TableRef] = set()
     for audience in space.audiences.values():
         refs |= audiences.entity_tables(space, audience)
-    for entity in space.graph.entities:
-        refs.add(TableRef.parse(entity.table_ref))
+    entities = {TableRef.parse(entity.table_ref): entity for entity in space.graph.entities}
+    refs |= set(entities)
     return [
         dg.AssetSpec(
             table_key(space.name, ref),
-            description="A table of the company's, read in place.",
+            description=_company_table(entities.get(ref)),
             group_name=WAREHOUSE_GROUP,
             kinds={space.config.warehouse.type, "table"},
             owners=[space.config.owner],
@@ -94,6 +95,15 @@ def company_tables(space: Space) -> list[dg.AssetSpec]:
         )
         for ref in sorted(refs)
     ]
+
+
+def _company_table(entity: Entity | None) -> str:
+    lines = ["A table of the company's, read in place."]
+    if entity:
+        lines.append(
+            f"Entity `{entity.slug}` of the data graph: one {entity.name} per `{entity.primary_key}`. {entity.description}".strip()
+        )
+    return "\n\n".join(lines)
 
 
 def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
