@@ -47,6 +47,7 @@ def test_only_the_hashed_part_of_a_growing_file_is_read(tmp_path: Path) -> None:
         ("a.jsonl.gz", gzip.compress(b"{}\n")[:-8] + b"\0" * 8, [(1, None), (2, "gzip_corrupt")]),
         ("a.jsonl", "{}\n".encode("utf-16"), [(1, "utf16")]),
     ],
+    ids=["not gzip", "empty", "truncated", "corrupt", "utf-16"],
 )
 def test_a_broken_file_gives_its_good_lines_and_a_reason(tmp_path: Path, name: str, content: bytes, found: list) -> None:
     path = tmp_path / name
