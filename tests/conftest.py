@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from resources.warehouse import Warehouse
 
+ROOT = Path(__file__).parent.parent
 _numbers = itertools.count(1)
 
 
@@ -56,6 +58,18 @@ def snowflake_warehouse(snowflake_settings: dict[str, Any]) -> Iterator[Warehous
 def warehouse(request: pytest.FixtureRequest) -> Warehouse:
     """An empty warehouse, once on each engine."""
     return request.getfixturevalue(f"{request.param}_warehouse")
+
+
+@pytest.fixture(scope="session")
+def czech_bank_data() -> Path:
+    """The czech_bank data; where it is absent its tests are left out, which CI treats as a failure."""
+    folder = Path(os.environ.get("CZECH_BANK_DATA", ROOT.parent / "shared" / "data" / "czech_bank"))
+    if not (folder / "MANIFEST.json").exists():
+        message = "the czech_bank data set is absent: set CZECH_BANK_DATA to its folder"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,18 +104,3 @@ def owl_bank(owl_bank_after_one_run: Path, tmp_path: Path, monkeypatch: pytest.M
 @pytest.fixture
 def first_summary(owl_bank_after_one_run: Path) -> dict[str, Any]:
     return json.loads((owl_bank_after_one_run / "summary.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def czech_bank_data() -> Path:
-    """The czech_bank data; where it is absent its tests are left out, which CI treats as a failure."""
-    folder = Path(os.environ.get("CZECH_BANK_DATA", ROOT.parent / "shared" / "data" / "czech_bank"))
-    if not (folder / "MANIFEST.json").exists():
-        message = "the czech_bank data set is absent: set CZECH_BANK_DATA to its folder"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return folder
-
-
-Runner = Callable[[], RunReport]

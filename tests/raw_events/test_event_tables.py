@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,6 @@ from cdp_assets.raw_events.intake import take_in
 from cdp_assets.space.models import SpaceConfig
 from cdp_assets.space.time import windows
 from resources.warehouse import TableRef
-
-CZECH_BANK = Path(os.environ.get("CZECH_BANK_DATA", "/work/shared/data/czech_bank"))
 
 
 @pytest.mark.parametrize(
@@ -133,11 +130,11 @@ def test_a_message_that_became_a_duplicate_leaves_its_event_table(room, message)
 
 
 @pytest.mark.czech_bank
-@pytest.mark.skipif(not CZECH_BANK.exists(), reason="the czech_bank data set is not there (CZECH_BANK_DATA)")
-def test_czech_bank_is_accepted_whole(duckdb_warehouse) -> None:
+@pytest.mark.czech_bank
+def test_czech_bank_is_accepted_whole(duckdb_warehouse, czech_bank_data: Path) -> None:
     config = SpaceConfig(name="czech_bank", start_date=dt.date(1993, 1, 1), partitions="monthly")
     as_of = dt.datetime(1999, 1, 1, tzinfo=dt.UTC)
-    take_in(duckdb_warehouse, CZECH_BANK / "events", as_of)
+    take_in(duckdb_warehouse, czech_bank_data / "events", as_of)
     months = windows(config, as_of)
     counts = build_window(duckdb_warehouse, config, months, as_of).values()
     assert (sum(c.lines for c in counts), sum(c.accepted for c in counts)) == (84_671, 84_671)

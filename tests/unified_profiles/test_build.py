@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import random
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from cdp_assets.unified_profiles.tables import (
     traits_as_of,
 )
 
-CZECH_BANK = Path(os.environ.get("CZECH_BANK_DATA", "/work/shared/data/czech_bank"))
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 AS_OF = dt.datetime(2026, 2, 1, tzinfo=dt.UTC)
 
@@ -296,13 +294,13 @@ def test_trait_values_are_texts() -> None:
 
 
 @pytest.mark.czech_bank
-@pytest.mark.skipif(not CZECH_BANK.exists(), reason="the czech_bank data set is not there (CZECH_BANK_DATA)")
-def test_czech_bank_has_a_profile_for_each_client(duckdb_warehouse) -> None:
+@pytest.mark.czech_bank
+def test_czech_bank_has_a_profile_for_each_client(duckdb_warehouse, czech_bank_data: Path) -> None:
     categories = tuple(ConsentCategory(id=c, name=c) for c in ("Functional", "Analytics", "Advertising", "DataSharing"))
     config = SpaceConfig(name="cz", start_date=dt.date(1993, 1, 1), partitions="monthly", consent_categories=categories)
     as_of = dt.datetime(1999, 1, 1, tzinfo=dt.UTC)
     graph = DataGraph("v1.0.0", "CZ.PROFILES", "segment:materialized", (), ())
-    take_in(duckdb_warehouse, CZECH_BANK / "events", as_of)
+    take_in(duckdb_warehouse, czech_bank_data / "events", as_of)
     build_window(duckdb_warehouse, config, windows(config, as_of), as_of)
     result = build_profiles(duckdb_warehouse, config, graph, as_of, as_of, "run")
     assert result == ProfilesResult(profiles=5_369, merges=0, violations=0, resolved=84_671, unresolved=0)
