@@ -30,7 +30,7 @@ from tests.destination_syncs.lab import Crash, FakeDestination, Lab, lab_in
 
 # Shrinking a history costs more syncs than reading it: people are independent, and the message names the one at fault.
 FEW = settings(
-    max_examples=3,
+    max_examples=2,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),
