@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from cdp_assets.computed_traits.inline import inline_values
+from cdp_assets.linked_audiences.compile import compile_inline
+from resources.space import load
 from resources.warehouse import TableRef
-from tests.e2e.conftest import HOUR, Stage
+from tests.e2e.conftest import HOUR, ROOT, Stage
 
 
 def delivered(summary: dict[str, Any]) -> dict[str, int]:
@@ -80,3 +83,24 @@ def test_an_as_of_older_than_the_last_sync_is_held(owl_bank: Stage) -> None:
     report = owl_bank.run(owl_bank.now - dt.timedelta(days=1))
     assert owl_bank.new_calls() == 0
     assert total(report.summary, "delivered") == 0
+
+
+def test_both_language_versions_of_the_data_graph_give_the_same_members_and_context(owl_bank: Stage) -> None:
+    def result() -> dict[str, list[tuple[Any, ...]]]:
+        space = load(owl_bank.directory)
+        with owl_bank.warehouse() as warehouse:
+            found = compile_inline(
+                warehouse, space, "overdue_checking", owl_bank.now, trait_values=inline_values(warehouse, space, owl_bank.now)
+            )
+            return {
+                "members": sorted(tuple(row.values()) for row in warehouse.arrow(found.members).to_pylist()),
+                "context": sorted(tuple(map(str, row.values())) for row in warehouse.arrow(found.context).to_pylist()),
+            }
+
+    current = result()
+    legacy = ROOT / "tests" / "fixtures" / "owl_bank_v0" / "data_graph_v0.hcl"
+    (owl_bank.directory / "data_graph.hcl").write_text(legacy.read_text())
+    assert load(owl_bank.directory).graph.version.startswith("v0.0.")
+    assert result() == current
+    assert current["members"]
+    assert current["context"]
