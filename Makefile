@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export CDP_HOME := $(HOME_DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-snowflake lint format bench lock schemas clean
+.PHONY: help install demo ui test test-snowflake lint format lock schemas clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
