@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export CDP_HOME := $(HOME_DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-snowflake lint format lock schemas clean
+.PHONY: help install demo ui test test-snowflake bench lint format lock schemas clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ test: $(STAMP) ## run the whole suite
 
 test-snowflake: $(STAMP) ## run the owl_bank comparison on a real Snowflake account named in the environment
 	@$(BIN)/python -m pytest tests/e2e/test_engines_agree.py --live-snowflake -rs
+
+bench: $(STAMP) ## measure against bare engines; NAME=… for one, SCALE=0.1 for a smaller size; writes docs/benchmarks.md
+	@$(BIN)/python -m benchmarks $(NAME) --scale $(or $(SCALE),1) --write
 
 lint: $(STAMP) ## ruff and mypy
 	@$(BIN)/ruff check .
