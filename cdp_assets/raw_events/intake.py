@@ -146,7 +146,7 @@ class _Reading:
                 yield from (self._rejected(early, rejection, window_at) for early, rejection in waiting)
                 waiting = []
             if isinstance(row, Message):
-                yield (self.file_hash, self.file.relative_name, line.number, received_at, None, None, None, *row)
+                yield (self.file_hash, self.file.relative_name, line.number, received_at, None, None, None, None, *row)
             else:
                 yield self._rejected(line, row, received_at or window_at)
         yield from (self._rejected(early, rejection, None) for early, rejection in waiting)
@@ -168,7 +168,7 @@ class _Reading:
         fields: list[Any] = list(_NO_MESSAGE)
         fields[_MESSAGE_ID], fields[_RECEIVED_AT] = rejection.message_id, rejection.received_at
         place = (self.file_hash, self.file.relative_name, line.number)
-        return (*place, window_at, rejection.reason, rejection.detail, _readable(line.content), *fields)
+        return (*place, window_at, rejection.reason, rejection.detail, _readable(line.content), None, *fields)
 
     def result(self) -> TakenFile:
         return TakenFile(self.file_hash, self.file.relative_name, self.lines, self.first, self.last)

@@ -30,6 +30,8 @@ _MESSAGE = {
     "context": "string",
     "integrations": "string",
 }
+# The configured source whose folder the file lies in.
+_SOURCE = {"source": "string"}
 _PLACE = {"file_hash": "string", "file": "string", "line": "int64"}
 _PERSONAL = ("user_id", "anonymous_id", "previous_id", "properties", "traits", "context")
 
@@ -49,7 +51,7 @@ LANDING_FILES = TableSpec(
 )
 LANDING_LINES = TableSpec(
     TableRef(SCHEMA, "landing_lines"),
-    {**_PLACE, "window_at": "timestamp", "reason": "string", "detail": "string", "raw": "string", **_MESSAGE},
+    {**_PLACE, "window_at": "timestamp", "reason": "string", "detail": "string", "raw": "string", **_SOURCE, **_MESSAGE},
     "Every line of every landing file, parsed; reason says why a line is not a message, raw holds it then. "
     "window_at is received_at, or for lines without one the first received_at of their file: it decides the partition.",
     subject="anonymous_id",
@@ -57,7 +59,7 @@ LANDING_LINES = TableSpec(
 )
 MESSAGES = TableSpec(
     TableRef(SCHEMA, "messages"),
-    {"partition_key": "string", **_MESSAGE, **_PLACE},
+    {"partition_key": "string", **_SOURCE, **_MESSAGE, **_PLACE},
     "Accepted messages, one per message_id: the smallest (received_at, file_hash, line).",
     subject="anonymous_id",
     keys=("message_id",),
@@ -76,6 +78,26 @@ QUARANTINE = TableSpec(
     subject="message_id",
     personal=("raw",),
 )
+VIOLATIONS = TableSpec(
+    TableRef(SCHEMA, "violations"),
+    {
+        "partition_key": "string",
+        "message_id": "string",
+        **_SOURCE,
+        "type": "string",
+        "event": "string",
+        "event_version": "int64",
+        "violation_type": "string",
+        "field": "string",
+        "description": "string",
+        "action": "string",
+        "received_at": "timestamp",
+        **_PLACE,
+    },
+    "What the tracking plan found wrong in a message: the field (dotted), the rule, and what was done: allowed, omitted, blocked. "
+    "Descriptions name fields and expectations, never values.",
+    subject="message_id",
+)
 EVENT_COLUMNS = TableSpec(
     TableRef(SCHEMA, "event_columns"),
     {"table_name": "string", "column_name": "string", "path": "string", "column_type": "string", "position": "int64"},
@@ -85,4 +107,4 @@ EVENT_COLUMNS = TableSpec(
 )
 BUILDS = builds_spec(SCHEMA)
 
-TABLES = (LANDING_FILES, LANDING_LINES, MESSAGES, DUPLICATES, QUARANTINE, EVENT_COLUMNS, BUILDS)
+TABLES = (LANDING_FILES, LANDING_LINES, MESSAGES, DUPLICATES, QUARANTINE, VIOLATIONS, EVENT_COLUMNS, BUILDS)

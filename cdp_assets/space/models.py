@@ -149,6 +149,16 @@ class WarehouseConfig(Model):
     )
 
 
+class SourceConfig(Model):
+    """Where messages come from: a website, an app, a server."""
+
+    name: str = Field("", description="Display name; default: the key.")
+    landing: str | None = Field(
+        None,
+        description="Folder below the landing folder whose files are this source's; default: the key. Also found below segment-logs/.",
+    )
+
+
 class SpaceConfig(Model):
     """``space.yaml``: one customer data platform instance with its own identity universe."""
 
@@ -160,6 +170,10 @@ class SpaceConfig(Model):
     landing: str | None = Field(
         None, description="Folder of the landing files; default: landing/ in the space's home. Relative to the space folder."
     )
+    sources: dict[Slug, SourceConfig] = Field(
+        default_factory=dict,
+        description="Sources by key. Files in no source's folder are of none: their messages' source is null.",
+    )
     warehouse: WarehouseConfig = WarehouseConfig()
     identity: IdentitySettings = IdentitySettings()
     consent_categories: tuple[ConsentCategory, ...] = ()
@@ -167,6 +181,13 @@ class SpaceConfig(Model):
     schedule: Schedule = Field(Schedule(every="1h"), description="Default schedule of audiences.")
     automation: Literal["on", "off"] = Field("on", description="Whether the space's sensors and schedules start switched on.")
     retention_days: int | None = Field(None, ge=1, description="Days that closed partitions keep members and context.")
+
+    def source_of(self, file: str) -> str | None:
+        """Key of the source whose folder holds a landing file, by its path below the landing folder; None for no source's."""
+        path = file.removeprefix("segment-logs/")
+        folders = {(source.landing or key).strip("/") + "/": key for key, source in self.sources.items()}
+        matching = [folder for folder in folders if path.startswith(folder)]
+        return folders[max(matching, key=len)] if matching else None
 
     @property
     def category_ids(self) -> tuple[str, ...]:
