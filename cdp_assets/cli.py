@@ -15,10 +15,22 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cdp_assets.cli_ledger import ledger_app
+from cdp_assets.cli_support import (
+    AsOfOption,
+    CommandError,
+    HomeOption,
+    JsonOption,
+    SpaceOption,
+    err,
+    instant_of,
+    open_space,
+    out,
+    require_known,
+)
 from cdp_assets.space.home import Home
 from cdp_assets.space.space import SpaceError
 from resources.warehouse import WarehouseError
@@ -29,13 +41,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 110)
-err = Console(stderr=True, soft_wrap=True)
-
-SpaceOption = Annotated[Path, typer.Option("--space", help="The space folder.", exists=True, file_okay=False)]
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Where state lives; default CDP_HOME, else .cdp.")]
-AsOfOption = Annotated[str | None, typer.Option("--as-of", help="UTC instant, ISO 8601; default: now.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+app.add_typer(ledger_app, name="ledger")
 
 
 def main() -> None:
@@ -52,25 +58,10 @@ def main() -> None:
         sys.exit(1)
 
 
-class CommandError(Exception):
-    """A command cannot do what it was asked; the message says why and what to do."""
-
-
 def quiet_logs() -> None:
     """Clients log whole URLs at INFO, with addresses and tokens in them: keep them silent."""
     for name in ("httpx", "httpcore", "snowflake.connector", "uvicorn", "uvicorn.access", "dagster"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def instant_of(text: str | None) -> dt.datetime | None:
-    if text is None:
-        return None
-    from cdp_assets.dagster_support import parse_instant
-
-    try:
-        return parse_instant(text)
-    except ValueError as error:
-        raise CommandError(f"--as-of: {error}") from None
 
 
 @contextmanager
@@ -86,15 +77,6 @@ def _bar(title: str):
         yield advance
 
 
-def _warehouse(space_dir: Path, home: Path | None):
-    from resources.space import load
-    from resources.warehouse.open import open_warehouse
-
-    space = load(space_dir)
-    paths = Home.of(home)
-    return space, paths, open_warehouse(space, paths, wait=60, on_wait=lambda text: err.print(text, style="yellow"))
-
-
 @app.command()
 def validate(space: SpaceOption, home: HomeOption = None) -> None:
     """Check every file of a space, every reference, and the data graph against the warehouse."""
@@ -106,7 +88,7 @@ def validate(space: SpaceOption, home: HomeOption = None) -> None:
     paths = Home.of(home)
     checked = "the files"
     if loaded.config.warehouse.type != "duckdb" or paths.warehouse_file(loaded.name).exists() or loaded.config.warehouse.files:
-        with _warehouse(space, home)[2] as warehouse:
+        with open_space(space, home)[2] as warehouse:
             problems += check_graph(loaded.graph, warehouse)
             checked = "the files and the warehouse"
     for problem in sorted(problems):
@@ -196,8 +178,8 @@ def preview(
     from cdp_assets.computed_traits.inline import inline_values
     from cdp_assets.linked_audiences.preview import preview as preview_audience
 
-    loaded, _, opened = _warehouse(space, home)
-    _known(loaded.audiences, audience, "audience")
+    loaded, _, opened = open_space(space, home)
+    require_known(loaded.audiences, audience, "audience")
     instant = instant_of(as_of) or dt.datetime.now(dt.UTC)
     with opened as warehouse:
         found = preview_audience(
@@ -225,15 +207,10 @@ def sql(
     """Print the compiled query of an audience."""
     from cdp_assets.linked_audiences.sql import audience_sql
 
-    loaded, _, opened = _warehouse(space, home)
-    _known(loaded.audiences, audience, "audience")
+    loaded, _, opened = open_space(space, home)
+    require_known(loaded.audiences, audience, "audience")
     with opened as warehouse:
         sys.stdout.write(audience_sql(loaded, audience, dialect, warehouse) + "\n")
-
-
-def _known(mapping: Any, key: str, kind: str) -> None:
-    if key not in mapping:
-        raise CommandError(f"no {kind} {key}; known: {', '.join(mapping) or 'none'}")
 
 
 @app.command("map")
@@ -284,7 +261,7 @@ def release(
 
     if send == rebaseline:
         raise CommandError("give one of --send and --rebaseline")
-    _, _, opened = _warehouse(space, home)
+    _, _, opened = open_space(space, home)
     with opened as warehouse:
         try:
             lifted = lift(warehouse, activation, "send" if send else "rebaseline", dt.datetime.now(dt.UTC))
@@ -305,7 +282,7 @@ def retire(
     from cdp_assets.destination_syncs.retire import UnknownActivationError
     from cdp_assets.destination_syncs.retire import retire as end
 
-    loaded, paths, opened = _warehouse(space, home)
+    loaded, paths, opened = open_space(space, home)
     if not with_exits:
         with opened as warehouse:
             try:
@@ -317,97 +294,9 @@ def retire(
     opened.close()
     from cdp_assets.pipeline import retire_activation
 
-    _known(loaded.activations, activation, "activation")
+    require_known(loaded.activations, activation, "activation")
     result = retire_activation(loaded, paths, activation)
     out.print_json(json.dumps(result.to_json()))
-
-
-ledger_app = typer.Typer(help="What each destination has confirmed, refused, or left unknown.", no_args_is_help=True)
-app.add_typer(ledger_app, name="ledger")
-
-ActivationOption = Annotated[str | None, typer.Option("--activation", help="Only this activation.")]
-ReasonOption = Annotated[str | None, typer.Option("--reason", help="Only this reason.")]
-KeyOption = Annotated[str | None, typer.Option("--key", help="Only this destination key.")]
-RunOption = Annotated[str | None, typer.Option("--run", help="Only keys last tried by this run.")]
-
-
-def _rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        for row in rows:
-            sys.stdout.write(json.dumps(row, default=str) + "\n")
-        return
-    if not rows:
-        out.print(f"{title}: none")
-        return
-    table = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(json.dumps(v) if isinstance(v, dict | list) else str(v if v is not None else "") for v in row.values()))
-    out.print(table)
-
-
-@ledger_app.command("outcomes")
-def ledger_outcomes(
-    space: SpaceOption, activation: ActivationOption = None, home: HomeOption = None, as_json: JsonOption = False
-) -> None:
-    """Keys of each activation's newest sync by outcome and reason."""
-    from cdp_assets.destination_syncs.ledger import outcomes
-
-    with _warehouse(space, home)[2] as warehouse:
-        _rows("outcomes", outcomes(warehouse, activation=activation), as_json)
-
-
-@ledger_app.command("syncs")
-def ledger_syncs(
-    space: SpaceOption,
-    activation: ActivationOption = None,
-    limit: Annotated[int, typer.Option(help="Rows to show.")] = 20,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """The newest syncs with their accounting."""
-    from cdp_assets.destination_syncs.ledger import syncs
-
-    with _warehouse(space, home)[2] as warehouse:
-        _rows("syncs", syncs(warehouse, activation=activation, limit=limit), as_json)
-
-
-@ledger_app.command("show")
-def ledger_show(
-    space: SpaceOption,
-    activation: ActivationOption = None,
-    key: KeyOption = None,
-    reason: ReasonOption = None,
-    run: RunOption = None,
-    rejected: Annotated[bool, typer.Option("--rejected", help="Only dead letters.")] = False,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Ledger rows with their newest undelivered message, masked."""
-    from cdp_assets.destination_syncs.ledger import Selection, dead_letters, show
-
-    selection = Selection(activation=activation, key=key, reason=reason, run_id=run)
-    with _warehouse(space, home)[2] as warehouse:
-        _rows("ledger", (dead_letters if rejected else show)(warehouse, selection), as_json)
-
-
-@ledger_app.command("replay")
-def ledger_replay(
-    space: SpaceOption,
-    activation: ActivationOption = None,
-    key: KeyOption = None,
-    reason: ReasonOption = None,
-    run: RunOption = None,
-    home: HomeOption = None,
-) -> None:
-    """Let the next sync try rejected keys again, and waiting ones at once."""
-    from cdp_assets.destination_syncs.ledger import Selection, replay
-
-    selection = Selection(activation=activation, key=key, reason=reason, run_id=run)
-    with _warehouse(space, home)[2] as warehouse:
-        count = replay(warehouse, selection, dt.datetime.now(dt.UTC))
-    out.print(f"{count} key(s) will be tried again by the next sync", highlight=False)
 
 
 @app.command()
@@ -427,7 +316,7 @@ def generate(
     from cdp_assets.generate import GenerateError
     from cdp_assets.generate import generate as make
 
-    loaded, paths, opened = _warehouse(space, home)
+    loaded, paths, opened = open_space(space, home)
     with opened as warehouse:
         try:
             result = make(

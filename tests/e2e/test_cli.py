@@ -62,7 +62,7 @@ def test_the_ledger_can_be_read(where: list[object], first_summary: dict) -> Non
 
 
 def test_release_and_retire_say_when_there_is_nothing_to_do(where: list[object]) -> None:
-    from cdp_assets.cli import CommandError
+    from cdp_assets.cli_support import CommandError
 
     for arguments in (["release", "overdue_contacts", "--send"], ["release", "overdue_contacts"], ["retire", "nothing"]):
         with pytest.raises(CommandError):
