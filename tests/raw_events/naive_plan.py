@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import lru_cache
 from typing import Any
 
 import jsonschema_rs
@@ -89,8 +90,7 @@ def _version(versions: list[dict[str, Any]], wanted: Any) -> dict[str, Any]:
 
 
 def _unplanned(schema: Any, value: dict[str, Any], path: tuple, *, top: bool) -> list[tuple]:
-    schema = schema if isinstance(schema, dict) else {}
-    members = [schema, *schema.get("allOf", []), *schema.get("anyOf", []), *(schema[k] for k in ("if", "then", "else") if k in schema)]
+    members = _members(schema)
     named: dict[str, list[Any]] = {}
     for member in members:
         for key, child in member.get("properties", {}).items():
@@ -106,13 +106,25 @@ def _unplanned(schema: Any, value: dict[str, Any], path: tuple, *, top: bool) ->
             if not loose:
                 found.append((*path, key))
         elif isinstance(item, dict):
-            found += _unplanned({"allOf": [c for c in named[key] if isinstance(c, dict)]}, item, (*path, key), top=False)
+            found += _unplanned({"allOf": named[key]}, item, (*path, key), top=False)
     return found
+
+
+def _members(schema: Any) -> list[dict[str, Any]]:
+    if not isinstance(schema, dict):
+        return []
+    inner = [*schema.get("allOf", []), *schema.get("anyOf", []), *(schema[k] for k in ("if", "then", "else") if k in schema)]
+    return [schema, *(member for one in inner for member in _members(one))]
+
+
+@lru_cache(maxsize=1000)
+def _validator(schema: str) -> jsonschema_rs.Draft7Validator:
+    return jsonschema_rs.Draft7Validator(json.loads(schema), validate_formats=True)
 
 
 def _errors(schema: dict[str, Any], message: dict[str, Any]) -> set[tuple[str, str, tuple | None]]:
     found: set[tuple[str, str, tuple | None]] = set()
-    for error in jsonschema_rs.Draft7Validator(schema, validate_formats=True).iter_errors(json.loads(json.dumps(message))):
+    for error in _validator(json.dumps(schema)).iter_errors(json.loads(json.dumps(message))):
         path, word = tuple(error.instance_path), error.kind.name
         if word == "required":
             found.add((_dotted((*path, error.kind.property)), "Required", None))

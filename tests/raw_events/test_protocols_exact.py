@@ -134,7 +134,7 @@ def messages(draw: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(plans(), enforcements, st.lists(messages(), min_size=1, max_size=12))
 def test_in_bulk_as_one_by_one(rules: list[dict[str, Any]], options: dict[str, Any], landed: list[dict[str, Any]]) -> None:
     rows = batch(landed)
