@@ -30,6 +30,7 @@ DOCUMENT_OF_TYPE = {
 _ANNOTATIONS = frozenset({"$schema", "$id", "$comment", "title", "description", "labels", "default", "examples", "definitions"})
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf")
 _SCHEMAS = ("if", "then", "else")
+_MAX_DEPTH = 8
 
 
 class Planned:
@@ -38,7 +39,7 @@ class Planned:
     def __init__(self, schemas: Sequence[Any], root: Mapping[str, Any], *, document: bool) -> None:
         self._root = root
         self._children: dict[str, list[Any]] = {}
-        self._patterns: list[jsonschema_rs.Draft7Validator] = []
+        self._patterns: dict[str, jsonschema_rs.Draft7Validator] = {}
         self._opened = False
         for schema in schemas:
             self._take(schema, set())
@@ -57,7 +58,7 @@ class Planned:
             return
         for key, child in schema.get("properties", {}).items():
             self._children.setdefault(key, []).append(child)
-        self._patterns += [compile_schema({"pattern": pattern}) for pattern in schema.get("patternProperties", {})]
+        self._patterns |= {pattern: compile_schema({"pattern": pattern}) for pattern in schema.get("patternProperties", {})}
         if schema.get("additionalProperties", False) is not False:
             self._opened = True
         for keyword in _SCHEMA_LISTS:
@@ -73,11 +74,17 @@ class Planned:
         """Whether every key is planned, on every level."""
         return self.open and not self._children
 
-    @cached_property
-    def names(self) -> frozenset[str] | None:
-        """The keys, where knowing them is enough; None where patterns or deeper levels count too."""
-        flat = not self._patterns and all(self._below(key).anything for key in self._children)
-        return frozenset(self._children) if flat and not self.open else None
+    def as_schema(self, depth: int = 0) -> dict[str, Any] | bool:
+        """A schema that refuses exactly the objects with keys that are not planned. Raises RecursionError where there is no end."""
+        if self.anything:
+            return True
+        if depth > _MAX_DEPTH:
+            raise RecursionError
+        schema: dict[str, Any] = {
+            "properties": {key: self._below(key).as_schema(depth + 1) for key in self._children},
+            "patternProperties": dict.fromkeys(self._patterns, True),
+        }
+        return schema if self.open else {**schema, "additionalProperties": False}
 
     def _below(self, key: str) -> Planned:
         known = self._known.get(key)
@@ -91,7 +98,7 @@ class Planned:
             if key in self._children:
                 if type(item) is dict:
                     yield from self._below(key).unplanned(item, (*place, key))
-            elif not self.open and not any(pattern.is_valid(key) for pattern in self._patterns):
+            elif not self.open and not any(pattern.is_valid(key) for pattern in self._patterns.values()):
                 yield (*place, key)
 
 
@@ -109,7 +116,7 @@ def _resolved(root: Any, reference: str) -> Any:
     return found if reference.startswith("#") else None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """What a rule says about ``fields`` of the message: about the value of one, or about an object of several.
 
@@ -117,7 +124,7 @@ class Part:
     """
 
     fields: tuple[str, ...]
-    validator: jsonschema_rs.Draft7Validator
+    schema: Any
     planned: Planned | None = None
     document: str = ""
 
@@ -130,28 +137,37 @@ class Part:
     def _place(self) -> Path:
         return () if self.whole else self.fields
 
+    @cached_property
+    def validator(self) -> jsonschema_rs.Draft7Validator:
+        """The schema, compiled."""
+        return compile_schema(self.schema)
+
+    @cached_property
+    def strict(self) -> jsonschema_rs.Draft7Validator | None:
+        """The schema that refuses unplanned keys too; None where that cannot be said as a schema."""
+        if self.planned is None:
+            return self.validator
+        if _has_references(self.schema):
+            return None  # they would point elsewhere
+        try:
+            planned = self.planned.as_schema()
+        except RecursionError:
+            return None
+        return compile_schema({"allOf": [self.schema, {"properties": {self.document: planned}} if self.whole else planned]})
+
     def accepts(self, value: Any) -> bool:
         """Whether nothing is wrong, as fast as can be said. False for what only :meth:`findings` can tell."""
         try:
-            return (self.planned is None or not self._any_unplanned(value)) and self.validator.is_valid(value)
-        except ValueError:
+            return self.strict is not None and self.strict.is_valid(value)
+        except ValueError:  # nested too deeply
             return False
-
-    def _any_unplanned(self, value: Any) -> bool:
-        assert self.planned is not None
-        keys = self._planned_object(value)
-        names = self.planned.names
-        return not keys.keys() <= names if names is not None else any(self.planned.unplanned(keys, ()))
-
-    def _planned_object(self, value: Any) -> Mapping[str, Any]:
-        return value.get(self.document, {}) if self.whole else value
 
     def findings(self, value: Any, *, omit_unplanned: bool) -> tuple[Finding, ...]:
         """What is wrong, in the order of the fields. ``omit_unplanned``: judge the value without its unplanned keys."""
         found: set[Finding] = set()
         if self.planned is not None:
             place = (self.document,)
-            unplanned = list(self.planned.unplanned(self._planned_object(value), place))
+            unplanned = list(self.planned.unplanned(value.get(self.document, {}) if self.whole else value, place))
             found.update(unplanned_field(path) for path in unplanned)
             if omit_unplanned:
                 remove(value if self.whole else {self.document: value}, unplanned)
@@ -205,7 +221,7 @@ def compile_rule(rule: PlanRule) -> CompiledRule:
     if planned is not None and planned.anything:
         planned = None
     if not _separable(schema):
-        return CompiledRule(rule.version, (Part(MESSAGE_FIELDS, compile_schema(schema), planned, document),))
+        return CompiledRule(rule.version, (Part(MESSAGE_FIELDS, schema, planned, document),))
     parts = []
     said = dict(schema.get("properties", {}))
     if planned is not None:
@@ -213,7 +229,7 @@ def compile_rule(rule: PlanRule) -> CompiledRule:
     for name, part in said.items():
         plans = planned if name == document else None
         if name in MESSAGE_FIELDS and (plans is not None or not _says_nothing(name, part)):
-            parts.append(Part((name,), compile_schema(part), plans, document))
+            parts.append(Part((name,), part, plans, document))
     return CompiledRule(rule.version, tuple(parts), tuple(schema.get("required", ())))
 
 
@@ -234,7 +250,11 @@ def _separable(schema: Mapping[str, Any]) -> bool:
     """Whether a schema is the conjunction of what it says about each field."""
     types = schema.get("type", "object")
     known = set(schema) <= _ANNOTATIONS | {"type", "properties", "required"}
-    return known and "object" in ([types] if isinstance(types, str) else types) and b'"$ref"' not in orjson.dumps(schema)
+    return known and "object" in ([types] if isinstance(types, str) else types) and not _has_references(schema)
+
+
+def _has_references(schema: Any) -> bool:
+    return b'"$ref"' in orjson.dumps(schema)
 
 
 def _says_nothing(name: str, schema: Any) -> bool:
