@@ -23,7 +23,7 @@ from cdp_assets.linked_audiences import schemas as audiences
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS
 from cdp_assets.quality import RowRule, RuleResult, UnsupportedRuleError, evaluate, evaluate_partitions, not_in, schema_of
 from cdp_assets.raw_events import schemas as raw
-from cdp_assets.raw_events.tables import DUPLICATES, MESSAGES, QUARANTINE
+from cdp_assets.raw_events.tables import DUPLICATES, MESSAGES, QUARANTINE, VIOLATIONS
 from cdp_assets.unified_profiles import schemas as profiles
 from cdp_assets.unified_profiles import tables as profile_tables
 from resources.warehouse import TableRef, TableSpec, Warehouse
@@ -306,6 +306,28 @@ def test_raw_events_break_their_rules(warehouse: Warehouse) -> None:
         "file_hash.not_null": 1,
         "line.not_null": 1,
         "unique(file_hash, line)": 2,
+    }
+
+
+def test_violations_break_their_rules(warehouse: Warehouse) -> None:
+    good = {
+        "partition_key": "2026-01-01",
+        "message_id": "m1",
+        "type": "track",
+        "violation_type": "Required",
+        "field": "properties.a",
+        "description": "is required",
+        "action": "allowed",
+        "received_at": T0,
+        "line": 1,
+    }
+    bad = {**good, "type": "tack", "violation_type": "Odd", "action": "ignored", "line": 0}
+    assert broken(evaluate(warehouse, raw.VIOLATIONS_SCHEMA, put(warehouse, VIOLATIONS, [good, bad, {}]))) == {
+        **{f"{column}.not_null": 1 for column in good},
+        "type.isin": 1,
+        "violation_type.isin": 1,
+        "action.isin": 1,
+        "line.greater_than_or_equal_to": 1,
     }
 
 

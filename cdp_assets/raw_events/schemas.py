@@ -7,11 +7,13 @@ from typing import Final
 import pandera.ibis as pa
 
 from cdp_assets.quality import schema_of
-from cdp_assets.raw_events.tables import DUPLICATES, MESSAGES, QUARANTINE
+from cdp_assets.raw_events.plan_findings import VIOLATION_TYPES
+from cdp_assets.raw_events.plan_verdicts import ACTIONS
+from cdp_assets.raw_events.tables import DUPLICATES, MESSAGES, QUARANTINE, VIOLATIONS
 
 MESSAGE_TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
 
-# Why a line is not a message: what landing files and the parser can say.
+# Why a line is not a message: what landing files, the parser and the tracking plan can say.
 QUARANTINE_REASONS: Final = (
     "consent_invalid",
     "consent_missing",
@@ -29,6 +31,9 @@ QUARANTINE_REASONS: Final = (
     "not_gzip",
     "not_object",
     "nul_byte",
+    "plan_common_violation",
+    "plan_unplanned_event",
+    "plan_violation",
     "previous_id_missing",
     "received_at_invalid",
     "received_at_missing",
@@ -58,4 +63,14 @@ DUPLICATES_SCHEMA = schema_of(
     DUPLICATES,
     not_null=("partition_key", "message_id", "received_at", "file_hash", "line"),
     unique=("file_hash", "line"),
+)
+VIOLATIONS_SCHEMA = schema_of(
+    VIOLATIONS,
+    not_null=("partition_key", "message_id", "type", "violation_type", "field", "description", "action", "received_at", "line"),
+    checks={
+        "type": pa.Check.isin(MESSAGE_TYPES),
+        "violation_type": pa.Check.isin(VIOLATION_TYPES),
+        "action": pa.Check.isin(ACTIONS),
+        "line": pa.Check.ge(1),
+    },
 )

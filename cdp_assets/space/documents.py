@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,14 +178,61 @@ class _Reader:
         self.problems.append(Problem(self.file, self._line(node), message, remedy))
 
 
-def check_json(text: str, file: str) -> list[Problem]:
-    """Problems of a JSON file that should hold one object."""
+def read_json(text: str, file: str) -> tuple[Document | None, list[Problem]]:
+    """A JSON object."""
+    twice: list[str] = []
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return found
+
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=members)
     except json.JSONDecodeError as error:
-        return [Problem(file, error.lineno, f"this is not JSON: {error.msg.lower()}", "check commas, quotes and brackets here")]
+        return None, [Problem(file, error.lineno, f"this is not JSON: {error.msg.lower()}", "check commas, quotes and brackets here")]
     except RecursionError:
-        return [Problem(file, 1, "values are nested too deeply", "write fewer levels")]
+        return None, [Problem(file, 1, "values are nested too deeply", "write fewer levels")]
     if not isinstance(data, dict):
-        return [Problem(file, 1, "the file does not hold a JSON object", "write { … }")]
-    return []
+        return None, [Problem(file, 1, "the file does not hold a JSON object", "write { … }")]
+    lines, repeated = _json_lines(text)
+    if twice:
+        return None, [Problem(file, line, f"'{key}' is given twice, first on line {first}", "keep one of them") for key, first, line in repeated]
+    return Document(file, data, lines), []
+
+
+_JSON_TOKEN = re.compile(r'\n|"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
+def _json_lines(text: str) -> tuple[dict[Place, int], list[tuple[str, int, int]]]:
+    """Line of every key and list item of a JSON text, by path; and keys given twice in one object, with both their lines."""
+    lines: dict[Place, int] = {(): 1}
+    repeated: list[tuple[str, int, int]] = []
+    path: list[str | int] = []
+    line, key_next = 1, False
+    for match in _JSON_TOKEN.finditer(text):
+        token = match[0]
+        if token == "\n":
+            line += 1
+            continue
+        if path and isinstance(path[-1], int) and token not in ",]":
+            lines.setdefault(tuple(path), line)  # an item's line is that of its first token
+        if token in "{[":
+            path.append("" if token == "{" else 0)
+            key_next = token == "{"
+        elif token in "}]":
+            path.pop()
+            key_next = False
+        elif token == ",":
+            last = path[-1]
+            key_next = isinstance(last, str)
+            if isinstance(last, int):
+                path[-1] = last + 1
+        elif key_next and token != ":":
+            key, key_next = str(json.loads(token)), False
+            path[-1] = key
+            if tuple(path) in lines:
+                repeated.append((key, lines[tuple(path)], line))
+            lines[tuple(path)] = line
+    return lines, repeated

@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 
 from cdp_assets.data_graph.hcl import parse_graph
 from cdp_assets.data_graph.model import DataGraph
-from cdp_assets.space.documents import Document, Place, check_json, read_text, read_yaml
+from cdp_assets.space.documents import Document, Place, read_text, read_yaml
 from cdp_assets.space.located import did_you_mean, validate
 from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
 from cdp_assets.space.queries import QueryText, check_queries
 from cdp_assets.space.references import check_references
 from cdp_assets.space.settings import check_settings
 from cdp_assets.space.space import Problem, Space, SpaceError
+from cdp_assets.space.tracking_plan import TrackingPlan, read_plan
 
 MappingValidator = Callable[[Any], list[str]]
 
@@ -64,7 +65,7 @@ class _Loader:
             raise SpaceError((Problem(str(self.directory), 1, "there is no such folder", "name a folder that holds space.yaml"),))
         config = self._config()
         graph = self._graph()
-        self._tracking_plan()
+        plan = self._tracking_plan()
         self._strangers()
         traits = self._folder("traits", Trait)
         audiences = self._folder("audiences", Audience)
@@ -90,7 +91,7 @@ class _Loader:
         errors = tuple(problem for problem in problems if problem.level == "error")
         if errors or config is None or graph is None:
             raise SpaceError(errors)
-        return Space(self.directory, config, graph, traits, audiences, models, activations, problems)
+        return Space(self.directory, config, graph, traits, audiences, models, activations, problems, plan)
 
     # -- single files ----------------------------------------------------------------------------------------------
 
@@ -125,10 +126,15 @@ class _Loader:
         self.problems += problems
         return graph
 
-    def _tracking_plan(self) -> None:
-        if (self.directory / TRACKING_PLAN_FILE).exists():
-            text = self._read(TRACKING_PLAN_FILE)
-            self.problems += check_json(text, TRACKING_PLAN_FILE) if text is not None else []
+    def _tracking_plan(self) -> TrackingPlan | None:
+        if not (self.directory / TRACKING_PLAN_FILE).exists():
+            return None
+        text = self._read(TRACKING_PLAN_FILE)
+        if text is None:
+            return None
+        plan, problems = read_plan(text, TRACKING_PLAN_FILE)
+        self.problems += problems
+        return plan
 
     def _strangers(self) -> None:
         """Folders and files whose names are nearly right would otherwise be passed over in silence."""

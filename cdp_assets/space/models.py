@@ -10,16 +10,13 @@ import datetime as dt
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from cdp_assets.space.base import Model
+from cdp_assets.space.enforcement import Enforcement, ProtocolsConfig
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
 CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z_][^\s]*$", max_length=34)]
-
-
-class Model(BaseModel):
-    """Base of all configuration models: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 # -- time and schedules ----------------------------------------------------------------------------------------------
@@ -157,6 +154,7 @@ class SourceConfig(Model):
         None,
         description="Folder below the landing folder whose files are this source's; default: the key. Also found below segment-logs/.",
     )
+    enforcement: Enforcement = Field(Enforcement(), description="What the tracking plan does to this source's messages.")
 
 
 class SpaceConfig(Model):
@@ -174,6 +172,7 @@ class SpaceConfig(Model):
         default_factory=dict,
         description="Sources by key. Files in no source's folder are of none: their messages' source is null.",
     )
+    protocols: ProtocolsConfig = Field(ProtocolsConfig(), description="The tracking plan's settings for the whole space.")
     warehouse: WarehouseConfig = WarehouseConfig()
     identity: IdentitySettings = IdentitySettings()
     consent_categories: tuple[ConsentCategory, ...] = ()
@@ -188,6 +187,11 @@ class SpaceConfig(Model):
         folders = {(source.landing or key).strip("/") + "/": key for key, source in self.sources.items()}
         matching = [folder for folder in folders if path.startswith(folder)]
         return folders[max(matching, key=len)] if matching else None
+
+    def enforcement_of(self, source: str | None) -> Enforcement:
+        """What the tracking plan does to messages of a source; of none, by the space's own options."""
+        default = self.protocols.enforcement
+        return self.sources[source].enforcement.over(default) if source in self.sources else default
 
     @property
     def category_ids(self) -> tuple[str, ...]:

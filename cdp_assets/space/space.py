@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.models import Activation, Audience, SpaceConfig, SqlModel, Trait
+
+if TYPE_CHECKING:
+    from cdp_assets.space.tracking_plan import TrackingPlan
 
 
 @dataclass(frozen=True, order=True)
@@ -57,6 +60,7 @@ class Space:
     models: Mapping[str, SqlModel] = field(default_factory=dict)
     activations: Mapping[str, Activation] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
+    tracking_plan: TrackingPlan | None = None
 
     @property
     def name(self) -> str:
