@@ -10,10 +10,20 @@ import datetime as dt
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from cdp_assets.space import fql
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
 CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z_][^\s]*$", max_length=34)]
+
+
+def _is_condition(text: str) -> str:
+    fql.parse(text)
+    return text
+
+
+FqlCondition = Annotated[str, AfterValidator(_is_condition)]
 
 
 class Model(BaseModel):
@@ -159,6 +169,13 @@ class SourceConfig(Model):
     )
 
 
+class EventStreamFilter(Model):
+    """Messages that are dropped before anything is made of them; they stay in quarantine."""
+
+    name: str = Field(min_length=1, description="Says in the quarantine which filter it was.")
+    drop_if: FqlCondition = Field(description="FQL: which messages, e.g. type = 'page' and context.page.path = '/health'.")
+
+
 class SpaceConfig(Model):
     """``space.yaml``: one customer data platform instance with its own identity universe."""
 
@@ -174,6 +191,7 @@ class SpaceConfig(Model):
         default_factory=dict,
         description="Sources by key. Files in no source's folder are of none: their messages' source is null.",
     )
+    event_filters: tuple[EventStreamFilter, ...] = Field((), description="Messages that any of them meets are dropped.")
     warehouse: WarehouseConfig = WarehouseConfig()
     identity: IdentitySettings = IdentitySettings()
     consent_categories: tuple[ConsentCategory, ...] = ()

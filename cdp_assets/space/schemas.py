@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
+from cdp_assets.space.transformations import Transformation
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -14,6 +15,7 @@ _KINDS: dict[str, type[Model]] = {
     "audience": Audience,
     "model": SqlModel,
     "activation": Activation,
+    "transformation": Transformation,
 }
 
 

@@ -7,14 +7,16 @@ What belongs here: the language. What does not: which messages there are, and wh
 from __future__ import annotations
 
 from cdp_assets.space.fql.evaluator import Message, Predicate, Reader, predicate, reader
+from cdp_assets.space.fql.functions import text_of
 from cdp_assets.space.fql.generator import generate
 from cdp_assets.space.fql.parser import parse, parse_value
 from cdp_assets.space.fql.subscription import compile_subscription, generate_subscription, matches, parse_subscription
-from cdp_assets.space.fql.tree import FqlError, fixed, paths
+from cdp_assets.space.fql.tree import FqlError, Path, fixed, paths
 
 __all__ = (
     "FqlError",
     "Message",
+    "Path",
     "Predicate",
     "Reader",
     "compile",
@@ -28,6 +30,7 @@ __all__ = (
     "parse_subscription",
     "parse_value",
     "paths",
+    "text_of",
 )
 
 

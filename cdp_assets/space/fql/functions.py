@@ -87,7 +87,8 @@ def _bool(value: Any) -> bool | None:
     return None if isinstance(value, dict) else bool(value)
 
 
-def _string(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
+    """``string``: a text as it is, null as null, anything else as its JSON."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -169,6 +170,6 @@ FUNCTIONS: Final = {
     "kebabcase": Function(1, False, _on_text(lambda text: text.replace(" ", "-"))),
     "titlecase": Function(1, False, _on_text(_title)),
     "typeof": Function(1, False, type_of),
-    "string": Function(1, False, _string),
+    "string": Function(1, False, text_of),
     "number": Function(1, False, _number),
 }
