@@ -72,6 +72,8 @@ class Transformer:
         self.drops = transformation.drop
         self.judge = Judge(transformation.if_)
         self._steps = tuple(_steps(key, transformation, environment))
+        # What it reads or changes: its condition's fields and those of its actions.
+        self.fields = self.judge.fields | _touched(transformation)
 
     def act(self, message: Message, changes: Changes) -> None:
         """Add to ``changes`` (top-level field -> new value) what the transformation makes of the message. Raises FqlError."""
@@ -128,6 +130,17 @@ def for_destination(
 # -- actions -------------------------------------------------------------------------------------------------------------
 
 _Step = Callable[[Message, Changes], None]
+
+
+def _touched(transformation: Transformation) -> frozenset[str]:
+    paths = [*transformation.rename, *transformation.allow, *(path for item in transformation.set for path in item.paths)]
+    fields = {"type", "event"}
+    if transformation.fql_defined:
+        paths.append(transformation.fql_defined.property)
+        fields |= {keys[0] for keys in fql.paths(fql.parse_value(transformation.fql_defined.fql))}
+    if transformation.hash:
+        paths += transformation.hash.paths
+    return frozenset(fields | {field_keys(path)[0] for path in paths})
 
 
 def _steps(key: str, transformation: Transformation, environment: Mapping[str, str]) -> Iterable[_Step]:
