@@ -261,6 +261,8 @@ def test_the_paths_that_a_text_reads() -> None:
         ("type = 'track' and event = 'a'", {"type": {"track"}, "event": {"a"}}),
         ("'track' = type", {"type": {"track"}}),
         ("event in ['a', 'b'] and event = 'a'", {"event": {"a"}}),
+        ("event = 'a' and event in ['a', 'b']", {"event": {"a"}}),
+        ("event = 'a' and event = 'b'", {"event": set()}),
         ("(type = 'track' and event = 'a') or (type = 'track' and event = 'b')", {"type": {"track"}, "event": {"a", "b"}}),
         ("type = 'track' or event = 'a'", {}),
         ("!(type = 'track')", {}),
@@ -328,7 +330,7 @@ JSON = st.recursive(
 MESSAGES = st.fixed_dictionaries({}, optional=dict.fromkeys(("type", "event", "userId", "properties", "traits", "context"), JSON))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(CONDITIONS)
 def test_every_tree_is_the_tree_of_its_text(tree: Any) -> None:
     # By repr, which tells true from 1; 5.0 is written as 5.
@@ -338,7 +340,7 @@ def test_every_tree_is_the_tree_of_its_text(tree: Any) -> None:
     assert repr(again) == repr(parse(generate(again)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(VALUES)
 def test_every_value_is_the_value_of_its_text(tree: Any) -> None:
     assert parse_value(generate(tree)) == tree
@@ -355,7 +357,7 @@ match typo \\ . * ä"""
 FRAGMENTS = st.lists(st.sampled_from(WORDS.split()), max_size=14).map(" ".join)
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.text(max_size=40) | FRAGMENTS, MESSAGES)
 def test_no_text_and_no_message_raises_anything_but_fql_error(text: str, message: Any) -> None:
     for read in (compile, compile_value, parse_subscription):
@@ -368,7 +370,7 @@ def test_no_text_and_no_message_raises_anything_but_fql_error(text: str, message
             assert error.remedy
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(CONDITIONS, MESSAGES)
 def test_every_tree_has_an_answer_or_an_fql_error_and_fixed_fields_hold(tree: Any, message: Any) -> None:
     try:
@@ -427,7 +429,7 @@ SUBSCRIPTIONS = st.builds(lambda leaf: {"type": "group", "operator": "and", "chi
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(SUBSCRIPTIONS, MESSAGES)
 def test_every_subscription_is_the_subscription_of_its_text(tree: Any, message: Any) -> None:
     again = parse_subscription(generate_subscription(tree))
