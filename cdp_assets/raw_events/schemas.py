@@ -13,12 +13,14 @@ from cdp_assets.raw_events.tables import DUPLICATES, MESSAGES, QUARANTINE, VIOLA
 
 MESSAGE_TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
 
-# Why a line is not a message: what landing files, the parser and the tracking plan can say.
+# Why a line is not a message, or a message does not go on: what landing files, the parser and the stages can say.
 QUARANTINE_REASONS: Final = (
     "consent_invalid",
     "consent_missing",
+    "event_filter",
     "event_missing",
     "field_invalid",
+    "fql_invalid",
     "gzip_corrupt",
     "gzip_truncated",
     "group_id_missing",
@@ -39,6 +41,7 @@ QUARANTINE_REASONS: Final = (
     "received_at_missing",
     "timestamp_invalid",
     "too_deep",
+    "transformation_dropped",
     "type_missing",
     "type_unknown",
     "utf16",

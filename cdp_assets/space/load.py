@@ -21,13 +21,14 @@ from cdp_assets.space.references import check_references
 from cdp_assets.space.settings import check_settings
 from cdp_assets.space.space import Problem, Space, SpaceError
 from cdp_assets.space.tracking_plan import TrackingPlan, read_plan
+from cdp_assets.space.transformations import Transformation
 
 MappingValidator = Callable[[Any], list[str]]
 
 SPACE_FILE = "space.yaml"
 GRAPH_FILE = "data_graph.hcl"
 TRACKING_PLAN_FILE = "tracking_plan.json"
-FOLDERS = {"traits": ".yaml", "audiences": ".yaml", "models": ".sql", "activations": ".yaml"}
+FOLDERS = {"traits": ".yaml", "audiences": ".yaml", "models": ".sql", "activations": ".yaml", "transformations": ".yaml"}
 
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _FRONT_MATTER = re.compile(r"\A(\s*/\*---[ \t]*\n)(.*?)^---\*/[ \t]*(?:\n|\Z)(.*)\Z", re.DOTALL | re.MULTILINE)
@@ -71,6 +72,7 @@ class _Loader:
         audiences = self._folder("audiences", Audience)
         models = self._models()
         activations = self._folder("activations", Activation)
+        transformations = self._folder("transformations", Transformation)
         self._trait_queries(traits)
         for document in self.sources.documents.values():
             self.problems += check_settings(document)
@@ -84,6 +86,7 @@ class _Loader:
                 audiences=audiences,
                 activations=activations,
                 models=models,
+                transformations=transformations,
                 selected=selected,
             )
         self._mappings(activations)
@@ -91,7 +94,7 @@ class _Loader:
         errors = tuple(problem for problem in problems if problem.level == "error")
         if errors or config is None or graph is None:
             raise SpaceError(errors)
-        return Space(self.directory, config, graph, traits, audiences, models, activations, problems, plan)
+        return Space(self.directory, config, graph, traits, audiences, models, activations, transformations, problems, plan)
 
     # -- single files ----------------------------------------------------------------------------------------------
 

@@ -10,13 +10,22 @@ import datetime as dt
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from cdp_assets.space import fql
 from cdp_assets.space.base import Model
 from cdp_assets.space.enforcement import Enforcement, ProtocolsConfig
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
 CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z_][^\s]*$", max_length=34)]
+
+
+def _is_condition(text: str) -> str:
+    fql.parse(text)
+    return text
+
+
+FqlCondition = Annotated[str, AfterValidator(_is_condition)]
 
 
 # -- time and schedules ----------------------------------------------------------------------------------------------
@@ -157,6 +166,13 @@ class SourceConfig(Model):
     enforcement: Enforcement = Field(Enforcement(), description="What the tracking plan does to this source's messages.")
 
 
+class EventStreamFilter(Model):
+    """Messages that are dropped before anything is made of them; they stay in quarantine."""
+
+    name: str = Field(min_length=1, description="Says in the quarantine which filter it was.")
+    drop_if: FqlCondition = Field(description="FQL: which messages, e.g. type = 'page' and context.page.path = '/health'.")
+
+
 class SpaceConfig(Model):
     """``space.yaml``: one customer data platform instance with its own identity universe."""
 
@@ -173,6 +189,7 @@ class SpaceConfig(Model):
         description="Sources by key. Files in no source's folder are of none: their messages' source is null.",
     )
     protocols: ProtocolsConfig = Field(ProtocolsConfig(), description="The tracking plan's settings for the whole space.")
+    event_filters: tuple[EventStreamFilter, ...] = Field((), description="Messages that any of them meets are dropped.")
     warehouse: WarehouseConfig = WarehouseConfig()
     identity: IdentitySettings = IdentitySettings()
     consent_categories: tuple[ConsentCategory, ...] = ()

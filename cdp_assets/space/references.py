@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from cdp_assets.data_graph.model import MAX_DEPTH, DataGraph
@@ -10,6 +11,7 @@ from cdp_assets.space.documents import Document, Place
 from cdp_assets.space.located import did_you_mean
 from cdp_assets.space.models import Activation, Audience, ColumnSubject, SpaceConfig, SqlModel
 from cdp_assets.space.space import Problem
+from cdp_assets.space.transformations import Transformation
 
 
 def check_references(
@@ -21,6 +23,7 @@ def check_references(
     audiences: Mapping[str, Audience],
     activations: Mapping[str, Activation],
     models: Mapping[str, SqlModel],
+    transformations: Mapping[str, Transformation],
     selected: Mapping[str, frozenset[str]],
 ) -> list[Problem]:
     """Every reference that leads nowhere.
@@ -43,6 +46,9 @@ def check_references(
         problems += _consent(document, activation, config, selected)
         if graph is not None:
             problems += _paths(document, activation, graph, audiences.get(activation.audience or ""))
+    for key, transformation in transformations.items():
+        problems += _scope(documents["transformations", key], transformation, config)
+    problems += _claimed_twice(documents, transformations)
     return problems
 
 
@@ -205,3 +211,30 @@ def _used(document: Document, line: int, path: str, audience: Audience, *, trigg
             "add a with_entity condition on it",
             "warning",
         )
+
+
+# -- transformations -----------------------------------------------------------------------------------------------------
+
+
+def _scope(document: Document, transformation: Transformation, config: SpaceConfig) -> Iterator[Problem]:
+    for index, source in enumerate(transformation.sources):
+        if source not in config.sources:
+            line = document.line("sources", index)
+            yield Problem(document.file, line, f"there is no source '{source}'", did_you_mean(source, config.sources))
+    destination = transformation.destination
+    if destination is not None and destination not in config.destinations:
+        remedy = did_you_mean(destination, config.destinations)
+        yield Problem(document.file, document.line("destination"), f"there is no destination '{destination}'", remedy)
+
+
+def _claimed_twice(
+    documents: Mapping[tuple[str, str], Document], transformations: Mapping[str, Transformation]
+) -> Iterator[Problem]:
+    """Segment takes one transformation per source, type, event and destination; which types and events is read off ``if``."""
+    enabled = {key: transformation for key, transformation in transformations.items() if transformation.enabled}
+    for (other, earlier), (key, later) in itertools.combinations(enabled.items(), 2):
+        shared = not earlier.sources or not later.sources or bool({*earlier.sources} & {*later.sources})
+        if shared and earlier.destination == later.destination and earlier.claims & later.claims:
+            document = documents["transformations", key]
+            message = f"transformation '{other}' already has these events of this source for this destination"
+            yield Problem(document.file, document.line("if"), message, "put both into one, or narrow 'if'")

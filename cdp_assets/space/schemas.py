@@ -6,6 +6,7 @@ from typing import Any
 
 from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
 from cdp_assets.space.tracking_plan import TrackingPlan
+from cdp_assets.space.transformations import Transformation
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -16,6 +17,7 @@ _KINDS: dict[str, type[Model]] = {
     "model": SqlModel,
     "activation": Activation,
     "tracking_plan": TrackingPlan,
+    "transformation": Transformation,
 }
 
 

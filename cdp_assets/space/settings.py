@@ -33,6 +33,7 @@ def check_settings(document: Document) -> list[Problem]:
         problems += _secrets(document)
         problems += _identity(document)
         problems += _repeated(document, "consent_categories", "id")
+        problems += _repeated(document, "event_filters", "name")
         problems += _destinations(document)
     if document.file.startswith("activations/"):
         problems += _dates(document)
@@ -63,7 +64,7 @@ def _variables(document: Document) -> Iterator[Problem]:
                 document.file,
                 line,
                 f"'{_name(path)}' holds ${{…}}, which is allowed for secrets and paths only",
-                "write the value; landing, warehouse.files, warehouse.settings, and a destination's credentials and settings may hold one",
+                "write the value; landing, warehouse.files, warehouse.settings, a destination's credentials and settings, and a hash key may hold one",
             )
         elif "${" in _VARIABLE.sub("", value):
             yield Problem(
@@ -75,6 +76,8 @@ def _variables(document: Document) -> Iterator[Problem]:
 
 
 def _may_hold_variable(file: str, path: Place) -> bool:
+    if file.startswith("transformations/"):
+        return path == ("hash", "key")
     if file != "space.yaml":
         return False
     if path[0] == "destinations":

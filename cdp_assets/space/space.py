@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.models import Activation, Audience, SpaceConfig, SqlModel, Trait
+from cdp_assets.space.transformations import Transformation
 
 if TYPE_CHECKING:
     from cdp_assets.space.tracking_plan import TrackingPlan
@@ -59,6 +60,7 @@ class Space:
     audiences: Mapping[str, Audience] = field(default_factory=dict)
     models: Mapping[str, SqlModel] = field(default_factory=dict)
     activations: Mapping[str, Activation] = field(default_factory=dict)
+    transformations: Mapping[str, Transformation] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
     tracking_plan: TrackingPlan | None = None
 
