@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import importlib.util
-import sys
-from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,21 +12,16 @@ from cdp_assets.unified_profiles.identifiers import Identifier, Rules
 from cdp_assets.unified_profiles.resolve import (
     MAPPING_CAP,
     MERGE_CAP,
+    NO_IDENTIFIERS,
     TIME_LIMIT,
     VALUE_LIMIT,
     History,
     Step,
     resolve,
 )
-
-_spec = importlib.util.spec_from_file_location("naive_identity", Path(__file__).with_name("naive_identity.py"))
-assert _spec and _spec.loader
-naive_identity = importlib.util.module_from_spec(_spec)
-sys.modules["naive_identity"] = naive_identity
-_spec.loader.exec_module(naive_identity)
+from tests.unified_profiles.naive_identity import NaiveIdentity
 
 START = dt.datetime(2026, 1, 1)
-WORDS = {"value limit": VALUE_LIMIT, "time limit": TIME_LIMIT, "merge cap": MERGE_CAP, "mapping cap": MAPPING_CAP}
 Event = tuple[float, list[tuple[str, str]]]
 
 
@@ -71,7 +63,7 @@ limits = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     gaps=events,
     limits=limits,
@@ -89,20 +81,29 @@ def test_the_outcome_is_that_of_the_rules_read_event_by_event(gaps, limits, orde
             for kind in KINDS
         )
     )
-    naive = naive_identity.NaiveIdentity(list(order), limits, *caps)
-    for at, identifiers in history_events:
-        naive.take(START + dt.timedelta(days=at), identifiers)
+    naive = NaiveIdentity(identity, max_merges=caps[0], max_mappings=caps[1]).live(messages_of(history_events))
     history, steps = steps_of(history_events, Rules.of(identity), max_merges=caps[0], max_mappings=caps[1])
 
     created = [event for event, step in enumerate(steps) if step.created]
-    assert partition_of(history, steps) == naive.partition()
-    assert [None if step.profile < 0 else created[step.profile] for step in steps] == naive.resolved
-    merges = [(event, created[loser], created[step.profile]) for event, step in enumerate(steps) for loser in step.merged]
-    assert merges == naive.merges
+    born = {profile: int(name) for name, profile, canonical in naive.graph if profile == canonical}
+    assert partition_of(history, steps) == {identifier: born[profile] for identifier, profile in naive.identifiers().items()}
+    expected = [None if profile is None else born[profile] for _, profile in sorted(naive.events.items())]
+    assert [None if step.profile < 0 else created[step.profile] for step in steps] == expected
     violations = [
-        (event, tuple(history.identifiers[i]), reason) for event, step in enumerate(steps) for i, reason in step.refused
+        (f"{event:04}", *history.identifiers[i], reason) for event, step in enumerate(steps) for i, reason in step.refused
     ]
-    assert violations == [(event, identifier, WORDS[word]) for event, identifier, word in naive.violations]
+    assert violations == [violation for violation in naive.violations if violation[3] != NO_IDENTIFIERS]
+
+
+def messages_of(events: list[Event]) -> list[dict]:
+    """Messages that carry any types of identifiers, as external ids."""
+    messages = []
+    for number, (days, identifiers) in enumerate(events):
+        entries = [{"id": value, "type": kind, "collection": "users", "encoding": "none"} for kind, value in identifiers]
+        at = f"{(START + dt.timedelta(days=days)).isoformat()}+00:00"
+        context = {"externalIds": entries}
+        messages.append({"type": "track", "messageId": f"{number:04}", "receivedAt": at, "context": context})
+    return messages
 
 
 def test_AE4_1_a_second_user_with_a_shared_email_is_a_new_profile_without_it() -> None:
