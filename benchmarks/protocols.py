@@ -84,7 +84,7 @@ _COMMON = {
 
 
 def _line(rng: random.Random, number: int) -> bytes:
-    at = dt.datetime(2026, 1, 1) + dt.timedelta(seconds=number)
+    at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=number)
     body = {
         "type": "track",
         "event": f"Event {rng.randrange(10)}",
