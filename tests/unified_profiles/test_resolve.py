@@ -63,7 +63,7 @@ limits = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     gaps=events,
     limits=limits,
