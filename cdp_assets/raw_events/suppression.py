@@ -20,7 +20,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdp_assets.raw_events.stages import REFUSED, StageResult
+from cdp_assets.raw_events.stages import MESSAGE_BATCH, REFUSED, StageResult
 from cdp_assets.raw_events.tables import SUPPRESSIONS
 from cdp_assets.space.models import IdentitySettings
 from resources.warehouse import Warehouse, naive_utc
@@ -32,6 +32,9 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "user_id": ("user_id", "previous_id"),
     "anonymous_id": ("anonymous_id", "previous_id"),
 }
+_FIELDS: Final = {"user_id": "userId", "anonymous_id": "anonymousId", "previous_id": "previousId"}
+_DOCUMENTS: Final = ("traits", "context", "properties")
+_NEVER: Final = naive_utc(dt.datetime(9999, 12, 31, tzinfo=dt.UTC))
 _DEVICE: Final[Mapping[str, tuple[str, str]]] = {
     f"{platform}.{name}": (platform, key)
     for platform in ("android", "ios")
@@ -180,6 +183,25 @@ class SuppressionStage:
         out = pa.table([*places.columns, pa.array([REASON] * len(rows)), pa.array(details)], schema=REFUSED)
         goes_on = pc.invert(pc.is_in(pa.array(range(messages.num_rows), pa.int64()), rows))
         return StageResult(messages.filter(goes_on), out)
+
+    def names(self, line: bytes, received_at: dt.datetime | None) -> bool:
+        """Whether a line that is no message, but is JSON, names an identifier that was suppressed at ``received_at`` (naive UTC).
+
+        Without a received time, one whose suppression was not lifted.
+        """
+        try:
+            document = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            return False
+        if not isinstance(document, dict):
+            return False
+        texts = {column: next(iter(_text(document.get(key))), None) for column, key in _FIELDS.items()}
+        try:
+            inner = {name: orjson.dumps(document[name]).decode() for name in _DOCUMENTS if isinstance(document.get(name), dict)}
+        except orjson.JSONEncodeError:
+            return True  # nested too deeply to look into
+        row = {**texts, **inner, "received_at": received_at or _NEVER, "file_hash": "", "line": 0}
+        return self.apply(pa.Table.from_pylist([row], schema=MESSAGE_BATCH)).refused.num_rows > 0
 
     def _spans(self, kind: str, value: str) -> tuple[_Span, ...]:
         return self.spans[kind].get(value_hash(value), ())

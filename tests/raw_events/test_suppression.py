@@ -136,7 +136,7 @@ def test_other_messages_of_the_person_are_accepted_and_the_same_text_of_another_
         {"userId": None, "anonymousId": "a1"},
         {"userId": None, "anonymousId": "u1"},
         {"type": "group", "groupId": "u1"},
-        {"properties": {"friend": "u1"}},
+        {"properties": {"friend": "u1"}, "userId": "U1"},
         {"userId": "u1"},
         {"type": "alias", "previousId": "u1"},
     )
@@ -221,3 +221,34 @@ def test_the_stage_never_raises_keeps_every_row_and_does_not_depend_on_batches(d
         or [line for p in parts for line in p.messages["line"].to_pylist()] == whole.messages["line"].to_pylist()
     )
     assert [line for p in parts for line in p.refused["line"].to_pylist()] == whole.refused["line"].to_pylist()
+
+
+def test_quarantine_keeps_place_reason_and_id_of_a_suppressed_line_and_no_text(any_room, message) -> None:
+    room = any_room
+    at = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    suppress(room.warehouse, room.config.identity, "user_id", "gone", at)
+    room.stages = [suppression_stage(room.warehouse, room.config.identity)]
+    late = {"receivedAt": "2026-01-02T10:00:00Z", "userId": "gone"}
+    broken = message("m5", type="clap", **late)
+    del broken["receivedAt"]
+    room.land(
+        "a.jsonl",
+        message("m1", userId="gone"),
+        message("m2", **late),
+        message("m3", userId="here", receivedAt="2026-01-02T10:00:00Z"),
+        message("m4", type="clap", **late),
+        broken,
+        message("m6", type="clap", userId="here", receivedAt="2026-01-02T10:00:00Z"),
+    )
+    counts = room.run()
+    assert [row[0] for row in room.rows("messages", "message_id")] == ["m1", "m3"]
+    found = room.rows("quarantine", "line", "reason", "message_id", "raw")
+    assert [row[:3] for row in found] == [
+        (2, "suppressed", "m2"),
+        (4, "type_unknown", "m4"),
+        (5, "type_unknown", "m5"),
+        (6, "type_unknown", "m6"),
+    ]
+    assert [row[3] is None for row in found] == [True, True, True, False]
+    assert sum(count.lines for count in counts.values()) == 6
+    assert sum(count.quarantined for count in counts.values()) == 4
