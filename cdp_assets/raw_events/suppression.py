@@ -146,7 +146,7 @@ def _check_type(identity: IdentitySettings, kind: str) -> None:
 # -- the stage -------------------------------------------------------------------------------------------------------------
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """In force from ``start`` until ``end`` (None: not lifted); naive UTC, as received times are."""
 
     start: dt.datetime
@@ -163,7 +163,7 @@ class SuppressionStage:
     ``spans``: identifier type -> value hash -> when it was in force. ``custom``: as in the identity settings.
     """
 
-    spans: Mapping[str, Mapping[str, tuple[_Span, ...]]]
+    spans: Mapping[str, Mapping[str, tuple[Span, ...]]]
     custom: Mapping[str, str]
 
     def apply(self, messages: pa.Table) -> StageResult:
@@ -203,7 +203,7 @@ class SuppressionStage:
         row = {**texts, **inner, "received_at": received_at or _NEVER, "file_hash": "", "line": 0}
         return self.apply(pa.Table.from_pylist([row], schema=MESSAGE_BATCH)).refused.num_rows > 0
 
-    def _spans(self, kind: str, value: str) -> tuple[_Span, ...]:
+    def _spans(self, kind: str, value: str) -> tuple[Span, ...]:
         return self.spans[kind].get(value_hash(value), ())
 
     def _named(self, messages: pa.Table, kind: str) -> Iterator[tuple[int, str]]:
@@ -227,11 +227,11 @@ def suppression_stage(warehouse: Warehouse, identity: IdentitySettings) -> Suppr
     if not warehouse.has(SUPPRESSIONS.ref):
         return None
     columns = ("identifier_type", "value_hash", "suppressed_at", "lifted_at")
-    spans: dict[str, dict[str, tuple[_Span, ...]]] = {}
+    spans: dict[str, dict[str, tuple[Span, ...]]] = {}
     for batch in warehouse.batches(warehouse.table(SUPPRESSIONS.ref).select(*columns)):
         for kind, hashed, start, end in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
             known = spans.setdefault(kind, {})
-            known[hashed] = (*known.get(hashed, ()), _Span(start, end))
+            known[hashed] = (*known.get(hashed, ()), Span(start, end))
     return SuppressionStage(spans, identity.custom) if spans else None
 
 
