@@ -23,7 +23,7 @@ from cdp_assets.linked_audiences import schemas as audiences
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS
 from cdp_assets.quality import RowRule, RuleResult, UnsupportedRuleError, evaluate, evaluate_partitions, not_in, schema_of
 from cdp_assets.raw_events import schemas as raw
-from cdp_assets.raw_events.tables import DUPLICATES, MESSAGES, QUARANTINE, VIOLATIONS
+from cdp_assets.raw_events.tables import DUPLICATES, MESSAGES, QUARANTINE, SUPPRESSIONS, VIOLATIONS
 from cdp_assets.unified_profiles import schemas as profiles
 from cdp_assets.unified_profiles import tables as profile_tables
 from resources.warehouse import TableRef, TableSpec, Warehouse
@@ -289,7 +289,10 @@ def test_raw_events_break_their_rules(warehouse: Warehouse) -> None:
     }
     line = {"partition_key": "2026-01-01", "file_hash": "h", "file": "f", "line": 1, "reason": "invalid_json"}
     rows = [line, {**line, "reason": "because"}, {"line": 0}]
-    assert broken(evaluate(warehouse, raw.QUARANTINE_SCHEMA, put(warehouse, QUARANTINE, rows))) == {
+    rows.append({**line, "line": 2, "reason": "suppressed", "raw": "{}"})
+    kept = raw.quarantine_rules()
+    assert broken(evaluate(warehouse, raw.QUARANTINE_SCHEMA, put(warehouse, QUARANTINE, rows), extra_rules=kept)) == {
+        "nothing_kept_of_the_suppressed": 1,
         "partition_key.not_null": 1,
         "file_hash.not_null": 1,
         "file.not_null": 1,
@@ -328,6 +331,28 @@ def test_violations_break_their_rules(warehouse: Warehouse) -> None:
         "violation_type.isin": 1,
         "action.isin": 1,
         "line.greater_than_or_equal_to": 1,
+    }
+
+
+def test_suppressions_break_their_rules(warehouse: Warehouse) -> None:
+    good = {"suppression_id": "s1", "identifier_type": "email", "value_hash": "0" * 64, "suppressed_at": T0}
+    rows = [
+        good,
+        {**good, "suppression_id": "s2"},
+        {**good, "suppression_id": "s3", "lifted_at": T0 - HOUR},
+        {**good, "suppression_id": "s4", "identifier_type": "", "value_hash": "ann@example.com", "lifted_at": T0},
+        {"suppression_id": "s4", "lifted_at": T0},
+    ]
+    table = put(warehouse, SUPPRESSIONS, rows)
+    assert broken(evaluate(warehouse, raw.SUPPRESSIONS_SCHEMA, table, extra_rules=raw.suppression_rules())) == {
+        "lifted_after_it_began": 1,
+        "in_force_once": 2,
+        "identifier_type.not_null": 1,
+        "identifier_type.str_length": 1,
+        "value_hash.not_null": 1,
+        "value_hash.str_matches": 1,
+        "suppressed_at.not_null": 1,
+        "unique(suppression_id)": 2,
     }
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ibis.expr.types as ir
 import orjson
 import pyarrow as pa
 
@@ -28,10 +27,12 @@ from cdp_assets.activation_payloads.rules import PayloadError, Target, field_pro
 from cdp_assets.activation_payloads.tables import BUILDS, PAYLOAD_BUILDS, PAYLOADS, SCHEMA
 from cdp_assets.linked_audiences.tables import BUILDS as AUDIENCE_BUILDS
 from cdp_assets.linked_audiences.tables import PATH_ROWS
+from cdp_assets.raw_events.tables import any_suppressions
 from cdp_assets.space.builds import KIND_CURRENT, record_build
 from cdp_assets.space.masking import mask_record
 from cdp_assets.space.models import Activation, ColumnSubject
 from cdp_assets.space.space import Space
+from cdp_assets.unified_profiles.tables import suppressed_as_of
 from resources.warehouse import TableRef, TableSpec, Warehouse, naive_utc
 
 __all__ = ("PayloadError", "PayloadsResult", "build_payloads")
@@ -82,19 +83,19 @@ def build_payloads(
     definition_revision: str,
     run_id: str,
     loaded_at: dt.datetime,
-    suppressed: ir.Table | None = None,
     consent_as_of_instant: dt.datetime | None = None,
 ) -> PayloadsResult:
     """Replace the activation's rows of PAYLOADS and its row of PAYLOAD_BUILDS.
 
-    ``window_key``: the audience's partition to read; None for a model. ``suppressed``: a table with canonical_segment_id, or
-    None. ``consent_as_of_instant``: consent known before it counts; default: all that is known. Raises PayloadError when
-    nothing can be built (audience not built, model key not unique, unknown column); the old content then stays.
+    ``window_key``: the audience's partition to read; None for a model. ``consent_as_of_instant``: consent and suppressions known
+    before it count; default: all that is known. Raises PayloadError when nothing can be built (audience not built, model key
+    not unique, unknown column); the old content then stays.
     """
     activation = space.activations[activation_key]
     warehouse.ensure(PAYLOADS, PAYLOAD_BUILDS, BUILDS)
     target = target_of(space, activation)
     instant = consent_as_of_instant or LATEST
+    suppressed = suppressed_as_of(warehouse, space.graph, instant) if any_suppressions(warehouse) else None
     if activation.audience is not None:
         if window_key is None:
             raise PayloadError(f"activation {activation_key}: an audience's payloads need its partition")

@@ -17,7 +17,7 @@ from cdp_assets.dagster_internals import latest_check
 from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, is_backfill, room_spec
 from cdp_assets.destination_syncs.accounting import SyncResult
 from cdp_assets.destination_syncs.journal import Journal, open_journal
-from cdp_assets.destination_syncs.keys import consenting
+from cdp_assets.destination_syncs.keys import sendable
 from cdp_assets.destination_syncs.plan import SyncRequest
 from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
 from cdp_assets.destination_syncs.tables import LEDGER
@@ -171,17 +171,15 @@ def _accounting(result: SyncResult) -> RuleResult:
 
 
 def _consent_reader(space: SpaceResource, loaded: Space, activation: Activation) -> Callable[[Sequence[str]], set[str]] | None:
-    """Reads consent again before a batch. When the warehouse cannot be read, nobody consents: the batch is withheld until the next sync."""
+    """Reads consent and suppressions again before a batch. When the warehouse cannot be read, nobody may be sent to: the batch is
+    withheld until the next sync."""
     if activation.consent.subject == "none":
         return None
 
     def agreed(ids: Sequence[str]) -> set[str]:
         try:
             with space.open(loaded, wait=30) as warehouse:
-                table = consenting(warehouse, loaded.graph, activation.consent.categories, END_OF_TIME)
-                column = table.columns[0]
-                rows = warehouse.rows(table.filter(table[column].isin(list(ids))).select(column), len(ids) + 1)
-                return {row[column] for row in rows}
+                return sendable(warehouse, loaded.graph, activation.consent.categories, END_OF_TIME, ids)
         except WarehouseError:
             return set()
 

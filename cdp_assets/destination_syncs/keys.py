@@ -20,11 +20,11 @@ import ibis.expr.types as ir
 from cdp_assets.activation_payloads.tables import PAYLOADS
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.destination_syncs.states import Outcome, maybe
-from cdp_assets.destination_syncs.tables import LEDGER, SUPPRESSIONS
+from cdp_assets.destination_syncs.tables import LEDGER
+from cdp_assets.raw_events.tables import any_suppressions
 from cdp_assets.space.models import ColumnSubject, Consent
-from cdp_assets.unified_profiles.tables import ID_ALIASES, canonical_ids_as_of, consent_as_of, identifiers_as_of, profile_schema
+from cdp_assets.unified_profiles.tables import ID_ALIASES, canonical_ids_as_of, consent_as_of, profile_schema, suppressed_as_of
 from resources.warehouse import Warehouse, timestamp_literal
-from resources.warehouse import functions as fn
 
 # Verdicts of the payload room that say that the person may not be sent to; the others say that the message may not go.
 CLOSED_VERDICTS = ("consent", "suppressed")
@@ -103,11 +103,7 @@ class People:
         self.renamed = (
             self.graph is not None and warehouse.has(ID_ALIASES.ref) and warehouse.count(warehouse.table(ID_ALIASES.ref)) > 0
         )
-        self.barring = self.graph is not None and warehouse.count(self._suppressions()) > 0
-
-    def _suppressions(self) -> ir.Table:
-        table = self.warehouse.table(SUPPRESSIONS.ref)
-        return table.filter(table.lifted_at.isnull())
+        self.barring = self.graph is not None and any_suppressions(warehouse)
 
     def current(self, table: ir.Table, column: str, at: dt.datetime, name: str) -> ir.Table:
         """``table`` with ``name``: whom the id in ``column`` stands for at ``at``, through renames and merges."""
@@ -148,25 +144,11 @@ class People:
             closed = closed | (table.open_id.isnull() & table.subject_id.notnull())
         if self.barring:
             table = table.select(*known, "subject_id", closed=closed, closed_reason=reason)
-            barred = self._barred()
-            table = table.left_join(barred, [("subject_id", "suppressed_id")])
+            barred = suppressed_as_of(self.warehouse, self.graph, self.scope.consent_at)
+            table = table.left_join(barred.select(suppressed_id="canonical_segment_id"), [("subject_id", "suppressed_id")])
             found = table.suppressed_id.notnull()
             closed, reason = table.closed | found, ibis.ifelse(found, "suppressed", table.closed_reason)
         return table.select(*known, "subject_id", closed=closed, closed_reason=reason).view()
-
-    def _barred(self) -> ir.Table:
-        """(suppressed_id): canonical ids, as of the newest consent, to whom nothing may be sent."""
-        assert self.graph is not None
-        at, active = self.scope.consent_at, self._suppressions()
-        people = active.filter(active.canonical_segment_id.notnull()).select("canonical_segment_id")
-        by_id = self.current(people, "canonical_segment_id", at, "suppressed_id")
-        identifiers = identifiers_as_of(self.warehouse, self.graph, at)
-        identifiers = identifiers.select(
-            suppressed_id="canonical_segment_id", identifier_kind="type", identifier_hash=fn.sha256(identifiers.value)
-        )
-        hashed = active.filter(active.value_hash.notnull()).select("identifier_type", "value_hash")
-        by_value = hashed.join(identifiers, [("identifier_type", "identifier_kind"), ("value_hash", "identifier_hash")])
-        return by_id.select("suppressed_id").union(by_value.select("suppressed_id"), distinct=True)
 
 
 def _resolved(table: ir.Table, column: str, mapping: ir.Table, name: str) -> ir.Table:
@@ -185,6 +167,16 @@ def consenting(warehouse: Warehouse, graph: DataGraph, categories: Sequence[str]
     agreed = states.filter(states.category.isin(list(categories)), states.value == "true")
     counted = agreed.group_by("canonical_segment_id").aggregate(n=agreed.category.nunique())
     return counted.filter(counted.n == len(set(categories))).select(open_id="canonical_segment_id")
+
+
+def sendable(warehouse: Warehouse, graph: DataGraph, categories: Sequence[str], at: dt.datetime, ids: Sequence[str]) -> set[str]:
+    """Of these canonical ids, those who consent to all categories at ``at`` and are not suppressed."""
+    agreed = consenting(warehouse, graph, categories, at)
+    agreed = agreed.filter(agreed.open_id.isin(list(ids)))
+    if any_suppressions(warehouse):
+        barred = suppressed_as_of(warehouse, graph, at)
+        agreed = agreed.anti_join(barred, [("open_id", "canonical_segment_id")])
+    return {row["open_id"] for row in warehouse.rows(agreed, len(ids) + 1)}
 
 
 # What the facts need of a ledger row.

@@ -200,22 +200,7 @@ ACTIVATION_STATE = TableSpec(
     subject=None,
     keys=("activation", "account"),
 )
-SUPPRESSIONS = TableSpec(
-    TableRef(SCHEMA, "suppressions"),
-    {
-        "suppression_id": "string",
-        "canonical_segment_id": "string",
-        "identifier_type": "string",
-        "value_hash": "string",
-        "reason": "string",
-        "suppressed_at": "timestamp",
-        "lifted_at": "timestamp",
-    },
-    "People to whom nothing may be sent: by canonical id, or by identifier type and SHA-256 of the value. In force while lifted_at is NULL.",
-    subject="canonical_segment_id",
-    keys=("suppression_id",),
-)
 BUILDS = builds_spec(SCHEMA)
 
-ROOM_TABLES = (LEDGER, DELIVERY_STATE, INTENTS, OUTCOMES, SYNCS, ACTIVATION_STATE, SUPPRESSIONS)
+ROOM_TABLES = (LEDGER, DELIVERY_STATE, INTENTS, OUTCOMES, SYNCS, ACTIVATION_STATE)
 TABLES = (*ROOM_TABLES, BUILDS)

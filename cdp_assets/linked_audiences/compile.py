@@ -26,6 +26,7 @@ import ibis.expr.types as ir
 
 from cdp_assets.computed_traits.tables import performed_as_of
 from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, Node, TraitJoin
+from cdp_assets.raw_events.tables import any_suppressions
 from cdp_assets.space.models import (
     Audience,
     AudienceCondition,
@@ -41,7 +42,7 @@ from cdp_assets.space.models import (
 )
 from cdp_assets.space.operators import ConditionError, compare, event_filters, family, joined_by, negates, positive
 from cdp_assets.space.space import Space
-from cdp_assets.unified_profiles.tables import identifiers_as_of, profiles_as_of, traits_as_of
+from cdp_assets.unified_profiles.tables import identifiers_as_of, profiles_as_of, suppressed_as_of, traits_as_of
 from resources.warehouse import TableRef, Warehouse, timestamp_literal
 
 PROFILE = "canonical_segment_id"
@@ -77,7 +78,8 @@ class People:
     """The people as of an instant, read once for any number of audiences.
 
     ``keep`` turns an expression into what is read from then on: itself, or the table that it was staged into.
-    ``events``: names of the events that the audiences speak about.
+    ``events``: names of the events that the audiences speak about. ``suppressions``: whether anybody may be suppressed; without it
+    the warehouse is asked.
     """
 
     def __init__(
@@ -88,15 +90,21 @@ class People:
         *,
         events: Iterable[str] = (),
         keep: Callable[[ir.Table], ir.Table] = lambda expression: expression,
+        suppressions: bool | None = None,
     ) -> None:
         self._source = (warehouse, graph, as_of)
         self._names = sorted(set(events))
         self._keep = keep
+        self._suppressions = suppressions
 
     @cached_property
     def profiles(self) -> ir.Table:
-        """(canonical_segment_id)"""
-        return self._keep(profiles_as_of(*self._source))
+        """(canonical_segment_id): everybody who can be a member. Who is suppressed cannot, whatever an audience says."""
+        profiles = profiles_as_of(*self._source)
+        barring = any_suppressions(self._source[0]) if self._suppressions is None else self._suppressions
+        if barring:
+            profiles = profiles.anti_join(suppressed_as_of(*self._source), PROFILE)
+        return self._keep(profiles)
 
     @cached_property
     def identifiers(self) -> ir.Table:
@@ -137,12 +145,20 @@ def compile_audience(
 
 
 def compile_inline(
-    warehouse: Warehouse, space: Space, key: str, as_of: dt.datetime, *, trait_values: TraitValues
+    warehouse: Warehouse,
+    space: Space,
+    key: str,
+    as_of: dt.datetime,
+    *,
+    trait_values: TraitValues,
+    suppressions: bool | None = None,
 ) -> CompiledAudience:
-    """An audience with those that it refers to compiled in place, so that it needs no build of them. Raises ConditionError for a circle."""
-    people = People(
-        warehouse, space.graph, as_of, events={e for audience in space.audiences.values() for e in events_of(audience)}
-    )
+    """An audience with those that it refers to compiled in place, so that it needs no build of them. Raises ConditionError for a circle.
+
+    ``suppressions``: as of :class:`People`.
+    """
+    events = {e for audience in space.audiences.values() for e in events_of(audience)}
+    people = People(warehouse, space.graph, as_of, events=events, suppressions=suppressions)
 
     def compiled(wanted: str, above: tuple[str, ...]) -> CompiledAudience:
         if wanted in above:

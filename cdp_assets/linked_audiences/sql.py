@@ -12,6 +12,7 @@ from cdp_assets.computed_traits.tables import stored_values
 from cdp_assets.linked_audiences.compile import compile_inline
 from cdp_assets.linked_audiences.tables import BUILDS
 from cdp_assets.raw_events.tables import TABLES as EVENT_TABLES
+from cdp_assets.raw_events.tables import any_suppressions
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import window_of
 from cdp_assets.unified_profiles.tables import INTERNAL_TABLES, profile_schema, profile_tables
@@ -33,7 +34,12 @@ def audience_sql(space: Space, key: str, dialect: str, schemas: Warehouse | Sche
     warehouse = CompilingWarehouse(dialect, _with_own_tables(space, catalogue))
     partition = window_of(space.config, instant).key
     compiled = compile_inline(
-        warehouse, space, key, instant, trait_values=lambda trait: stored_values(warehouse, trait, partition)
+        warehouse,
+        space,
+        key,
+        instant,
+        trait_values=lambda trait: stored_values(warehouse, trait, partition),
+        suppressions=isinstance(schemas, Warehouse) and any_suppressions(schemas),
     )
     return warehouse.pretty_sql(compiled.members)
 

@@ -83,6 +83,7 @@ def build_raw_events(config: SpaceConfig) -> dg.AssetsDefinition:
         with space.open(loaded, on_wait=context.log.info) as warehouse:
             built = take_in_and_build(warehouse, loaded, space.landing(loaded), windows, instant, context.run.run_id)
             verdicts = checks.evaluate(warehouse, built.counts)
+            suppressed = checks.evaluate_suppressions(warehouse)
         windows, counts, tables = built.windows, built.counts, built.tables
         late = [window for window in windows if window.key not in context.partition_keys]
         for window in late:
@@ -109,6 +110,7 @@ def build_raw_events(config: SpaceConfig) -> dg.AssetsDefinition:
             if asset_key(config.name, ROOM, name) in context.selected_asset_keys:
                 yield dg.MaterializeResult(asset_key(config.name, ROOM, name), metadata={**common, **metadata})
         yield from checks.results(context, config, verdicts)
+        yield from checks.suppression_result(context, config, suppressed)
 
     return _assets
 

@@ -10,18 +10,31 @@ from cdp_assets.dagster_checks import check_result
 from cdp_assets.dagster_internals import check_evaluations
 from cdp_assets.dagster_support import asset_key, partitions_of
 from cdp_assets.quality import RuleResult, evaluate_partitions
+from cdp_assets.quality import evaluate as evaluate_schema
 from cdp_assets.raw_events.build import Counts
-from cdp_assets.raw_events.schemas import MESSAGES_SCHEMA
-from cdp_assets.raw_events.tables import MESSAGES
+from cdp_assets.raw_events.schemas import (
+    MESSAGES_SCHEMA,
+    QUARANTINE_SCHEMA,
+    SUPPRESSIONS_SCHEMA,
+    quarantine_rules,
+    suppression_rules,
+)
+from cdp_assets.raw_events.stages import WITHOUT_RAW
+from cdp_assets.raw_events.tables import MESSAGES, QUARANTINE, SUPPRESSIONS
 from cdp_assets.space.models import SpaceConfig
 from resources.warehouse import Warehouse
 
 ACCOUNTED = "accounted_for"
 VALID = "valid_messages"
+SUPPRESSED = "nothing_kept_of_the_suppressed"
 
 
 def _key(config: SpaceConfig) -> dg.AssetKey:
     return asset_key(config.name, "raw_events", "messages")
+
+
+def _quarantine(config: SpaceConfig) -> dg.AssetKey:
+    return asset_key(config.name, "raw_events", "quarantine")
 
 
 def specs(config: SpaceConfig) -> list[dg.AssetCheckSpec]:
@@ -34,6 +47,11 @@ def specs(config: SpaceConfig) -> list[dg.AssetCheckSpec]:
         ),
         dg.AssetCheckSpec(
             VALID, asset=_key(config), description="Messages obey the schema.", partitions_def=partitions_of(config)
+        ),
+        dg.AssetCheckSpec(
+            SUPPRESSED,
+            asset=_quarantine(config),
+            description="Suppressions hold hashes only, one in force per identifier; nothing is kept of the messages that they refused.",
         ),
     ]
 
@@ -56,6 +74,32 @@ def evaluate(warehouse: Warehouse, counts: Mapping[str, Counts]) -> dict[str, di
         warehouse, MESSAGES_SCHEMA, warehouse.table(MESSAGES.ref), by="partition_key", partitions=sorted(counts), name="messages"
     )
     return {ACCOUNTED: accounted, VALID: valid}
+
+
+def evaluate_suppressions(warehouse: Warehouse) -> list[RuleResult]:
+    """Rule results of the suppressions table and of the lines that suppressions refused."""
+    spec = SUPPRESSIONS
+    known = evaluate_schema(
+        warehouse,
+        SUPPRESSIONS_SCHEMA,
+        warehouse.table(spec.ref),
+        name="suppressions",
+        personal=spec.personal,
+        extra_rules=suppression_rules(),
+    )
+    quarantine = warehouse.table(QUARANTINE.ref)
+    refused = quarantine.filter(quarantine.reason.isin(sorted(WITHOUT_RAW)))
+    rules = quarantine_rules()
+    return known + evaluate_schema(
+        warehouse, QUARANTINE_SCHEMA, refused, name="quarantine", personal=QUARANTINE.personal, extra_rules=rules
+    )
+
+
+def suppression_result(
+    context: dg.AssetExecutionContext, config: SpaceConfig, found: list[RuleResult]
+) -> Iterator[dg.AssetCheckResult]:
+    if dg.AssetCheckKey(_quarantine(config), SUPPRESSED) in context.selected_asset_check_keys:
+        yield check_result(_quarantine(config), SUPPRESSED, found)
 
 
 def results(

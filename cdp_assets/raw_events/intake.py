@@ -21,7 +21,8 @@ from cdp_assets.raw_events.columns import Column, FirstValues, new_columns
 from cdp_assets.raw_events.landing import Chunk, LandingFile, content_hash, list_landing, read_chunks
 from cdp_assets.raw_events.parse import Rejection
 from cdp_assets.raw_events.parsed import Rejected, contents_of
-from cdp_assets.raw_events.stages import MESSAGE_BATCH, VIOLATION_BATCH, Stage
+from cdp_assets.raw_events.stages import MESSAGE_BATCH, VIOLATION_BATCH, WITHOUT_RAW, Stage
+from cdp_assets.raw_events.suppression import SuppressionStage
 from cdp_assets.raw_events.tables import (
     DUPLICATES,
     EVENT_COLUMNS,
@@ -225,12 +226,17 @@ class _Reading:
             "line": refused["line"],
             "reason": refused["reason"],
             "detail": detail,
-            "raw": pa.array([_readable(content) for content in contents_of(chunk, lines)], pa.string()),
+            "raw": _kept(refused["reason"].to_pylist(), contents_of(chunk, lines)),
             "message_id": known["message_id"],
             "window_at": known["received_at"],
             "partition_key": self.calendar.keys(known["received_at"]),
         }
         self.warehouse.append(QUARANTINE.ref, pa.table(rows))
+
+    def _hides(self, one: Rejected) -> bool:
+        """Whether nothing is kept of a line that is no message, because of whom it names."""
+        at = one.rejection.received_at
+        return any(stage.names(one.content, at) for stage in self.stages if isinstance(stage, SuppressionStage))
 
     def _refuse(self, rejected: list[Rejected], window_at: dt.datetime | None) -> None:
         """Lines that are no messages, each in the window of its own received time or else of the file's first one."""
@@ -246,7 +252,7 @@ class _Reading:
             "line": [one.line for one in rejected],
             "reason": [one.rejection.reason for one in rejected],
             "detail": pa.array([one.rejection.detail for one in rejected], pa.string()),
-            "raw": pa.array([_readable(one.content) for one in rejected], pa.string()),
+            "raw": pa.array([None if self._hides(one) else _readable(one.content) for one in rejected], pa.string()),
             "message_id": pa.array([one.rejection.message_id for one in rejected], pa.string()),
             "window_at": pa.array(at, pa.timestamp("us")),
             "partition_key": keys,
@@ -257,6 +263,12 @@ class _Reading:
 def _numbers(keys: pa.Array) -> Iterator[tuple[str, int]]:
     for one in keys.value_counts().to_pylist():
         yield one["values"], one["counts"]
+
+
+def _kept(reasons: Sequence[str], contents: Sequence[bytes]) -> pa.Array:
+    """The lines as quarantine keeps them: as texts, but for those of which nothing is kept."""
+    pairs = zip(reasons, contents, strict=True)
+    return pa.array([None if reason in WITHOUT_RAW else _readable(content) for reason, content in pairs], pa.string())
 
 
 def _readable(content: bytes) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from cdp_assets.raw_events.stages import Stage
+from cdp_assets.raw_events.suppression import suppression_stage
 from cdp_assets.space.space import Space
 from resources.warehouse import Warehouse
 
 
 def build_stages(space: Space, warehouse: Warehouse) -> list[Stage]:
-    """The stages of a space, in the order in which a message passes them."""
-    return []
+    """The stages of a space, in the order in which a message passes them. Suppression comes first: no other stage sees what it refuses."""
+    suppression = suppression_stage(warehouse, space.config.identity)
+    return [suppression] if suppression else []

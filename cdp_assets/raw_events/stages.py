@@ -17,6 +17,8 @@ from cdp_assets.raw_events.tables import MESSAGES, VIOLATIONS
 MESSAGE_BATCH = pa.schema([c for c in MESSAGES.schema.to_pyarrow() if c.name not in ("partition_key", "message_key")])
 # Rows that do not go on: where they stand, why (a code of QUARANTINE_REASONS), and a detail that names fields, never values.
 REFUSED = pa.schema([("file_hash", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
+# Reasons whose lines are not kept: quarantine says where they stand, and holds nothing of them.
+WITHOUT_RAW = frozenset({"suppressed"})
 VIOLATION_BATCH = pa.schema([column for column in VIOLATIONS.schema.to_pyarrow() if column.name != "partition_key"])
 
 

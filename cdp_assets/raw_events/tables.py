@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
+import ibis.expr.types as ir
+
 from cdp_assets.space.builds import builds_spec
-from resources.warehouse import TableRef, TableSpec
+from resources.warehouse import TableRef, TableSpec, Warehouse, timestamp_literal
 
 SCHEMA = "raw_events"
 EVENTS_SCHEMA = "events"
@@ -117,6 +121,34 @@ EVENT_COLUMNS = TableSpec(
     subject=None,
     keys=("table_name", "column_name"),
 )
+SUPPRESSIONS = TableSpec(
+    TableRef(SCHEMA, "suppressions"),
+    {
+        "suppression_id": "string",
+        "identifier_type": "string",
+        "value_hash": "string",
+        "reason": "string",
+        "suppressed_at": "timestamp",
+        "lifted_at": "timestamp",
+    },
+    "Who asked not to be known any more: identifier type and SHA-256 of the value, never the value. In force from suppressed_at until "
+    "lifted_at (NULL: not lifted). Rows are never deleted.",
+    subject="value_hash",
+    keys=("suppression_id",),
+    personal=("value_hash", "reason"),
+)
 BUILDS = builds_spec(SCHEMA)
 
-TABLES = (LANDING_FILES, LINE_COUNTS, MESSAGES, DUPLICATES, QUARANTINE, VIOLATIONS, EVENT_COLUMNS, BUILDS)
+TABLES = (LANDING_FILES, LINE_COUNTS, MESSAGES, DUPLICATES, QUARANTINE, VIOLATIONS, EVENT_COLUMNS, SUPPRESSIONS, BUILDS)
+
+
+def any_suppressions(warehouse: Warehouse) -> bool:
+    """Whether anybody was ever suppressed. Until then nothing needs to look for it."""
+    return warehouse.has(SUPPRESSIONS.ref) and warehouse.count(warehouse.table(SUPPRESSIONS.ref)) > 0
+
+
+def suppressions_at(warehouse: Warehouse, at: dt.datetime) -> ir.Table:
+    """(identifier_type, value_hash), distinct: what is suppressed at ``at``."""
+    table, instant = warehouse.table(SUPPRESSIONS.ref), timestamp_literal(at)
+    in_force = (table.suppressed_at <= instant) & (table.lifted_at.isnull() | (table.lifted_at > instant))
+    return table.filter(in_force).select("identifier_type", "value_hash").distinct()

@@ -13,8 +13,10 @@ import ibis
 import ibis.expr.types as ir
 
 from cdp_assets.data_graph.model import DataGraph
+from cdp_assets.raw_events.tables import suppressions_at
 from cdp_assets.space.builds import builds_spec
 from resources.warehouse import TableRef, TableSpec, Warehouse, timestamp_literal
+from resources.warehouse import functions as fn
 
 SCHEMA = "unified_profiles"
 
@@ -220,3 +222,18 @@ def events_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> 
     ids = canonical_ids_as_of(warehouse, graph, as_of)
     events = _known(warehouse.table(EVENT_PROFILES.ref), as_of)
     return events.join(ids, "segment_id").select("message_id", "canonical_segment_id")
+
+
+def suppressed_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+    """(canonical_segment_id), distinct: profiles that hold a suppressed identifier. Ask :func:`any_suppressions` first.
+
+    A profile that merged is suppressed with the one that it is part of; after an unmerge only the side with the identifier is.
+    """
+    wanted = suppressions_at(warehouse, as_of)
+    wanted = wanted.select(wanted_type=wanted.identifier_type, wanted_hash=wanted.value_hash)
+    held = identifiers_as_of(warehouse, graph, as_of)
+    # Hashing only the types that are suppressed at all.
+    held = held.filter(held.type.isin(wanted.wanted_type))
+    held = held.select("canonical_segment_id", held_type=held.type, held_hash=fn.sha256(held.value))
+    found = held.join(wanted, [("held_type", "wanted_type"), ("held_hash", "wanted_hash")])
+    return found.select("canonical_segment_id").distinct()

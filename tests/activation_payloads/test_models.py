@@ -10,7 +10,8 @@ from activation_payloads_world import ACCOUNTS, AS_OF, World, activation
 
 from cdp_assets.activation_payloads.payloads import PayloadError, PayloadsResult
 from cdp_assets.activation_payloads.tables import PAYLOAD_BUILDS
-from cdp_assets.space.models import Activation, SqlModel
+from cdp_assets.raw_events.suppression import suppress
+from cdp_assets.space.models import Activation, IdentitySettings, SqlModel
 from resources.warehouse import Warehouse
 
 QUERY = "SELECT id, kind, email, :as_of AS made_at FROM bank.accounts"
@@ -102,6 +103,17 @@ def test_rows_about_people_need_the_consent_of_the_person_that_the_column_names(
     first = world.stored()[0]
     assert (first["canonical_segment_id"], first["identifiers"]) == ("p1", {"email": "ann@example.com"})
     assert [row["payload"] for row in world.stored()[1:]] == [None, None, None]
+
+
+def test_a_row_about_a_suppressed_person_is_withheld_by_whatever_identifier_it_names_them(world: World) -> None:
+    world.profile("p1", email="ann@example.com", user_id="u1")
+    world.profile("p2", email="bo@example.com")
+    fill(world, (1, "a", "ann@example.com"), (2, "b", "bo@example.com"))
+    suppress(world.warehouse, IdentitySettings(), "user_id", "u1", AS_OF)
+    consent = {"subject": {"column": "email", "identifier_type": "email"}, "categories": ["ads"]}
+    assert build(world, consent=consent).withheld == {"suppressed": 1}
+    assert world.verdicts() == {"1": "suppressed", "2": "ok"}
+    assert [row["payload"] is None for row in world.stored()] == [True, False]
 
 
 def test_only_the_columns_that_are_needed_are_read(world: World) -> None:

@@ -7,13 +7,14 @@ import hashlib
 import json
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from activation_payloads_world import AS_OF, WINDOW, World, activation
 
 from cdp_assets.activation_payloads.payloads import PayloadError
 from cdp_assets.activation_payloads.tables import BUILDS, MESSAGE_ID_TOKEN, PAYLOAD_BUILDS, PAYLOADS, TIMESTAMP_TOKEN
-from resources.warehouse import TableRef, TableSpec, Warehouse
+from cdp_assets.raw_events.suppression import suppress
+from cdp_assets.space.models import IdentitySettings
+from resources.warehouse import Warehouse
 
 CARD_ENTERS = {"unit": "entity", "path": "Accounts:cards", "when": "enters"}
 WHOLE = {"email": {"@path": "$.context.traits.email"}, "message": {"@path": "$."}}
@@ -129,11 +130,22 @@ def test_a_suppressed_person_is_withheld_before_anything_else(world: World) -> N
     world.profile("p3", email="cy@example.com")
     for name in ("p1", "p2", "p3"):
         world.member(name)
-    listed = TableSpec(TableRef("lists", "suppressed"), {"canonical_segment_id": "string"}, "", subject="canonical_segment_id")
-    world.warehouse.ensure(listed)
-    world.warehouse.append(listed.ref, pa.table({"canonical_segment_id": ["p1", "p2", "p2"]}))
-    world.build(activation(), suppressed=world.warehouse.table(listed.ref))
+    for value in ("ann@example.com", "bo@example.com"):
+        suppress(world.warehouse, IdentitySettings(), "email", value, AS_OF)
+    world.build(activation())
     assert world.verdicts() == {"p1": "suppressed", "p2": "suppressed", "p3": "ok"}
+    world.build(activation(), consent_as_of_instant=AS_OF - dt.timedelta(seconds=1))
+    assert world.verdicts() == {"p1": "ok", "p2": "consent", "p3": "ok"}
+
+
+def test_of_a_suppressed_person_nothing_but_key_and_flag_is_kept(world: World) -> None:
+    world.profile("p1", email="ann@example.com")
+    world.member("p1", cards=[(1, "c1")])
+    suppress(world.warehouse, IdentitySettings(), "email", "ann@example.com", AS_OF)
+    assert world.build(activation()).withheld == {"suppressed": 1}
+    (row,) = world.stored()
+    assert (row["payload"], row["exit_payload"], row["identifiers"], row["payload_hash"]) == (None, None, None, None)
+    assert row["retract_payload"] == {"email": "ann@example.com", "overdue": False}
 
 
 # -- identifiers, traits, keys -----------------------------------------------------------------------------------------

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,21 @@ import pytest
 
 from cdp_assets.destination_syncs import ledger as questions
 from cdp_assets.destination_syncs.journal import Journal
+from cdp_assets.destination_syncs.keys import sendable
 from cdp_assets.destination_syncs.ledger import Selection
 from cdp_assets.destination_syncs.plan import SyncError
 from cdp_assets.destination_syncs.release import NothingHeldError, release
 from cdp_assets.destination_syncs.retire import UnknownActivationError, retire, retire_with_exits
 from cdp_assets.destination_syncs.settle import open_syncs, settle_all, settle_sync
 from cdp_assets.destination_syncs.sync import deliver, plan
-from cdp_assets.destination_syncs.tables import DELIVERY_STATE, INTENTS, LEDGER, OUTCOMES, SUPPRESSIONS, SYNCS
+from cdp_assets.destination_syncs.tables import DELIVERY_STATE, INTENTS, LEDGER, OUTCOMES, SYNCS
+from cdp_assets.raw_events.suppression import lift as lift_suppression
+from cdp_assets.raw_events.suppression import suppress as record_suppression
+from cdp_assets.space.models import IdentitySettings
 from cdp_assets.unified_profiles.tables import ID_ALIASES, external_id_mapping_updates
 from resources.destinations import Outcome
 from resources.warehouse import TableSpec, Warehouse, naive_utc
-from tests.destination_syncs.lab import Lab, all_answer, crash, lab_in, no_answer
+from tests.destination_syncs.lab import GRAPH, Lab, all_answer, crash, lab_in, no_answer
 
 MakeLab = Callable[..., Lab]
 
@@ -325,27 +328,96 @@ def test_an_exit_is_not_sent_to_who_withdrew(lab: MakeLab) -> None:
     assert it.destination.sent() == [("enter", "p@x")]
 
 
-def test_suppressed_people_get_nothing_by_id_or_identifier(lab: MakeLab) -> None:
+def suppress(it: Lab, kind: str, value: str, at: dt.datetime | None = None) -> None:
+    record_suppression(it.warehouse, IdentitySettings(), kind, value, at or it.now)
+
+
+def known_as(it: Lab, person: str, kind: str, value: str) -> None:
+    it.seq += 1
+    seen = {"seq": it.seq, "received_at": naive_utc(it.now - dt.timedelta(hours=1)), "__operation": "CREATED"}
+    row = {"segment_id": person, "external_id_type": kind, "external_id_value": value, **seen}
+    it._append(external_id_mapping_updates("people"), [row])
+
+
+@pytest.mark.parametrize("kind", ["email", "user_id"])
+def test_suppressed_people_are_taken_back_and_get_nothing(lab: MakeLab, kind: str) -> None:
     it = lab("enters")
     it.people("p", "q", "r")
-    seen = {"seq": 99, "received_at": naive_utc(it.now - dt.timedelta(hours=1)), "__operation": "ADDED"}
-    identifier = {"segment_id": "q", "external_id_type": "email", "external_id_value": "q@x", **seen}
-    it._append(external_id_mapping_updates("people"), [identifier])
-    suppressions = [
-        {"suppression_id": "1", "canonical_segment_id": "p", "identifier_type": None, "value_hash": None},
-        {
-            "suppression_id": "2",
-            "canonical_segment_id": None,
-            "identifier_type": "email",
-            "value_hash": hashlib.sha256(b"q@x").hexdigest(),
-        },
-    ]
+    for person in "pqr":
+        known_as(it, person, kind, f"{person}@x")
     it.want("p", "q", "r")
     it.sync()
-    it._append(SUPPRESSIONS, suppressions)
+    suppress(it, kind, "q@x")
+    suppress(it, "anonymous_id", "r@x")  # a value of another type is another identifier
+    it.want("p", {"unit": "q", "value": 2}, "r")
+    assert it.sync().operations == {"retract": 1}
+    assert it.sync().withheld == {"suppressed": 1}
+    assert sorted(it.destination.records) == ["p@x", "r@x"]
+    lift_suppression(it.warehouse, IdentitySettings(), kind, "q@x", it.now)
+    assert it.sync().operations == {"enter": 1}
+
+
+def test_of_a_suppressed_person_every_entity_is_taken_back_and_nothing_else_is_sent(lab: MakeLab) -> None:
+    it = lab("enters_or_exits", unit="entity")
+    it.people("p", "q")
+    known_as(it, "p", "user_id", "u1")
+    cards = ["p|accounts:cards|c1", "p|accounts:cards|c2", "q|accounts:cards|c3"]
+    it.want(*cards)
+    it.sync()
+    assert sorted(it.destination.sent()) == [("enter", f"{card}@x") for card in cards]
+    suppress(it, "user_id", "u1")
+    it.want(cards[2])  # the next build has the person in no audience
     assert it.sync().operations == {"retract": 2}
-    assert it.sync().withheld == {"suppressed": 2}
-    assert list(it.destination.records) == ["r@x"]
+    assert sorted(it.destination.sent()) == [("retract", f"{card}@x") for card in cards[:2]]
+    assert it.sync().considered == 1
+    assert it.destination.sent() == []
+
+
+def test_where_nothing_can_be_taken_back_a_suppressed_person_gets_no_exit(lab: MakeLab) -> None:
+    it = lab("enters_or_exits", "append")
+    it.people("p")
+    known_as(it, "p", "user_id", "u1")
+    it.want("p")
+    it.sync()
+    suppress(it, "user_id", "u1")
+    it.want()
+    assert it.sync().withheld == {"suppressed": 1}
+    lift_suppression(it.warehouse, IdentitySettings(), "user_id", "u1", it.now)
+    assert it.sync().considered == 0
+    assert it.destination.sent() == [("enter", "p@x")]
+
+
+def test_a_merge_suppresses_the_whole_person_and_an_unmerge_only_the_side_that_was_named(lab: MakeLab) -> None:
+    it = lab("enters")
+    it.people("p", "q")
+    known_as(it, "p", "email", "p@x")
+    known_as(it, "q", "email", "q@x")
+    suppress(it, "email", "q@x")
+    it.merge("q", "p")
+    it.want("p")
+    assert it.sync().withheld == {"suppressed": 1}
+    it.unmerge("q")
+    it.consent({"q": "true"})
+    it.want("p", "q")
+    result = it.sync()
+    assert (result.operations, result.withheld) == ({"enter": 1}, {"suppressed": 1})
+    assert list(it.destination.records) == ["p@x"]
+
+
+def test_who_is_suppressed_between_the_plan_and_the_batch_gets_nothing(lab: MakeLab) -> None:
+    it = lab("enters")
+    it.people("p", "q")
+    known_as(it, "q", "user_id", "u1")
+    it.want("p", "q")
+
+    def agreed(ids: Sequence[str]) -> set[str]:
+        suppress(it, "user_id", "u1")
+        return sendable(it.warehouse, GRAPH, ["ads"], dt.datetime(9999, 1, 1, tzinfo=dt.UTC), ids)
+
+    it.consent_now = agreed
+    assert it.sync().operations == {"enter": 1}
+    assert list(it.destination.records) == ["p@x"]
+    assert it.sync().withheld == {"suppressed": 1}
 
 
 def test_a_withheld_message_keeps_its_unit_in(lab: MakeLab) -> None:

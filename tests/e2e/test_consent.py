@@ -1,0 +1,98 @@
+"""Consent of profiles from the landing file to the twins. The names AE9.x are the acceptance examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cdp_assets.destination_syncs.tables import LEDGER
+from cdp_assets.raw_events.tables import QUARANTINE
+from cdp_assets.unified_profiles.tables import consent_as_of, identifiers_as_of
+from resources.space import load
+from tests.e2e.conftest import HOUR, Stage
+from tests.e2e.test_definition_change import ALERTS, CONTACTS, NONE, cards, edit, members, operations, record, rows
+from tests.e2e.test_suppression import BEFORE, DAY, MINUTE, land, someone
+
+CONSENT = {"type": "track", "event": "Segment Consent Preference Updated"}
+
+
+def prefers(**categories: bool) -> dict[str, Any]:
+    return {**CONSENT, "context": {"consent": {"categoryPreferences": categories}}}
+
+
+def states(stage: Stage, person: str) -> dict[str, str]:
+    with stage.warehouse() as warehouse:
+        known = consent_as_of(warehouse, load(stage.directory).graph, stage.now + 10 * HOUR)
+        found = warehouse.rows(known.filter(known.canonical_segment_id == person), 10)
+    return {row["category"]: row["value"] for row in found}
+
+
+def flags(stage: Stage, user_id: str, email: str) -> tuple[Any, Any]:
+    contact, lead = record(stage, "salesforce", "Cdp_Id__c", user_id), record(stage, "marketo", "email", email)
+    return contact["Overdue_Checking__c"], lead["Card_Overdue_Alert__c"]
+
+
+def someone_untold(stage: Stage) -> tuple[str, str, str]:
+    """(canonical id, user id, e-mail) of a member with a card to announce who was sent nowhere, for want of consent."""
+    told = {row["segment_id"] for row in rows(stage, LEDGER, held=True)}
+    with stage.warehouse() as warehouse:
+        known = identifiers_as_of(warehouse, load(stage.directory).graph, stage.now)
+        kinds: dict[str, dict[str, str]] = {}
+        for row in warehouse.rows(known, 100_000):
+            kinds.setdefault(row["canonical_segment_id"], {})[row["type"]] = row["value"]
+    with_cards = {person for person, _ in cards(stage, BEFORE)} & members(stage, BEFORE)
+    person = min(p for p in with_cards - told if {"user_id", "email"} <= kinds[p].keys())
+    return person, kinds[person]["user_id"], kinds[person]["email"]
+
+
+def test_ae9_1_a_destination_in_both_categories_is_blocked_and_one_in_the_given_alone_delivered(owl_bank: Stage) -> None:
+    person, user_id, _ = someone_untold(owl_bank)
+    edit(
+        owl_bank,
+        f"activations/{CONTACTS}.yaml",
+        "categories: [Functional]",
+        "categories: [Advertising, Analytics]\non_definition_change: send",
+    )
+    given = prefers(Advertising=True, Analytics=False)
+    land(owl_bank, "given", owl_bank.now + MINUTE, {**given, "userId": user_id})
+    report = owl_bank.run(owl_bank.now + HOUR)
+    assert report.failures == {}
+    assert states(owl_bank, person) == {"Advertising": "true", "Analytics": "false", "Functional": "false"}
+    assert person in members(owl_bank, DAY)
+    sent = rows(owl_bank, LEDGER, segment_id=person, held=True)
+    assert {row["activation"] for row in sent} == {ALERTS}
+    held = {r["fields"].get("Cdp_Id__c") for r in owl_bank.twin("salesforce/records")["records"]}
+    assert user_id not in held
+    assert record(owl_bank, "marketo", "email", sent[0]["destination_key"])["Card_Overdue_Alert__c"] is True
+
+
+def test_ae9_2_a_consent_event_without_its_object_is_quarantined_and_changes_nothing(owl_bank: Stage) -> None:
+    person, user_id, email = someone(owl_bank)
+    before = states(owl_bank, person)
+    other = {"type": "track", "event": "Login", "userId": user_id}
+    land(owl_bank, "empty", owl_bank.now + MINUTE, {**CONSENT, "userId": user_id, "context": {"consent": {}}}, other)
+    report = owl_bank.run(owl_bank.now + HOUR)
+    (line,) = rows(owl_bank, QUARANTINE, file="empty.jsonl")
+    assert (line["line"], line["reason"]) == (1, "consent_missing")
+    assert states(owl_bank, person) == before
+    assert operations(report) == {CONTACTS: NONE, ALERTS: NONE}
+    assert flags(owl_bank, user_id, email) == (True, True)
+
+
+def test_ae9_3_a_merge_of_yes_and_no_is_a_conflict_that_takes_back_until_the_next_yes(owl_bank: Stage) -> None:
+    person, user_id, email = someone(owl_bank)
+    announced = len(rows(owl_bank, LEDGER, activation=ALERTS, held=True, segment_id=person))
+    refusal = prefers(Functional=False, Analytics=False, Advertising=False)
+    land(owl_bank, "refusal", owl_bank.now + MINUTE, {**refusal, "anonymousId": "new-device"})
+    both = {"type": "track", "event": "Login", "userId": user_id, "anonymousId": "new-device"}
+    land(owl_bank, "merging", owl_bank.now + 2 * MINUTE, both)
+    report = owl_bank.run(owl_bank.now + HOUR)
+    found = states(owl_bank, person)
+    assert (found["Functional"], found["Advertising"]) == ("conflict", "conflict")
+    assert operations(report) == {CONTACTS: NONE | {"retract": 1}, ALERTS: NONE | {"retract": announced}}
+    assert flags(owl_bank, user_id, email) == (False, False)
+
+    land(owl_bank, "yes", owl_bank.now + HOUR + MINUTE, {**prefers(Functional=True, Advertising=True), "userId": user_id})
+    report = owl_bank.run(owl_bank.now + 2 * HOUR)
+    assert states(owl_bank, person) == {"Advertising": "true", "Analytics": "false", "Functional": "true"}
+    assert operations(report) == {CONTACTS: NONE | {"enter": 1}, ALERTS: NONE | {"enter": announced}}
+    assert flags(owl_bank, user_id, email) == (True, True)
