@@ -11,8 +11,8 @@ import hashlib
 import io
 import os
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -53,13 +53,15 @@ class RawLine(NamedTuple):
 class Chunk:
     """Lines of a file: those to parse, with their numbers, and those that cannot be parsed at all. Blank lines are in neither.
 
-    ``lines[i]`` is ``data[offsets[i]:offsets[i + 1]]`` and ends in its only newline.
+    ``lines[i]`` is ``data[offsets[i]:offsets[i + 1]]`` and ends in its only newline. ``next_line``, on the last chunk of a file that ends
+    with a whole line: the number of the line that would come next if the file grew.
     """
 
     numbers: np.ndarray
     data: bytes
     offsets: np.ndarray
     broken: tuple[RawLine, ...] = ()
+    next_line: int | None = None
 
     @property
     def lines(self) -> pa.BinaryArray:
@@ -92,24 +94,32 @@ def list_landing(folder: Path) -> list[LandingFile]:
     return sorted(found)
 
 
-def content_hash(path: Path) -> tuple[str, int]:
-    """SHA-256 of the file's bytes, in hex, and how many bytes that were. Raises OSError."""
-    digest, size = hashlib.sha256(), 0
+def content_hash(path: Path, sizes: Sequence[int] = ()) -> tuple[str, int, dict[int, str]]:
+    """SHA-256 of the file's bytes, in hex, how many bytes that were, and the hashes of its first ``sizes`` bytes. Raises OSError."""
+    digest, size, parts = hashlib.sha256(), 0, {}
     with path.open("rb") as file:
+        for part in sorted(set(sizes)):
+            while size < part and (chunk := file.read(min(_CHUNK, part - size))):
+                digest.update(chunk)
+                size += len(chunk)
+            if size == part:
+                parts[part] = digest.hexdigest()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
-    return digest.hexdigest(), size
+    return digest.hexdigest(), size, parts
 
 
-def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
+def read_chunks(path: Path, size: int, start: int = 0, first_line: int = 1) -> Iterator[Chunk]:
     """The lines of the file's first ``size`` bytes (those that were hashed: the file may be growing), in chunks.
+
+    ``start``: how many bytes not to read again, of a file that grew by whole lines; ``first_line`` is the number of the line there.
 
     Blank lines are passed over. A file that cannot be read as lines yields one line with its reason: ``not_gzip``,
     ``utf16``; one that breaks off, its good lines and then ``gzip_truncated`` or ``gzip_corrupt``. Raises OSError.
     """
-    splitter = _Splitter()
-    for piece in _pieces(path, size):
+    splitter = _Splitter(first_line)
+    for piece in _pieces(path, size, start):
         if isinstance(piece, str):
             yield splitter.end(piece)
             return
@@ -121,16 +131,17 @@ def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
     yield splitter.end(None)
 
 
-def _pieces(path: Path, size: int) -> Iterator[bytes | str]:
+def _pieces(path: Path, size: int, start: int) -> Iterator[bytes | str]:
     """The file's content, unzipped, in pieces; at last a reason where it breaks off."""
     with path.open("rb") as file:
-        prefix = io.BufferedReader(_Prefix(file, size), _CHUNK)
+        file.seek(start)
+        prefix = io.BufferedReader(_Prefix(file, size - start), _CHUNK)
         if not path.name.endswith(".gz"):
             while piece := prefix.read(_CHUNK):
                 yield piece
             return
         head = prefix.peek(2)[:2]
-        if size and head != _GZIP_MAGIC[: min(size, 2)]:
+        if head != _GZIP_MAGIC[: min(size - start, 2)]:
             yield "not_gzip"
             return
         with gzip.GzipFile(fileobj=prefix, mode="rb") as unzipped:
@@ -163,8 +174,8 @@ class _Prefix(io.RawIOBase):
 class _Splitter:
     """Pieces of a file on their way into chunks of whole lines. Holds a chunk, and never more of one line than the longest allowed."""
 
-    def __init__(self) -> None:
-        self.number = 1
+    def __init__(self, first_line: int) -> None:
+        self.number = first_line
         self._pieces: list[bytes] = []
         self._held = 0
         # of a line that is too long: what is kept of it, while the rest of it passes
@@ -201,9 +212,10 @@ class _Splitter:
         if self._long is not None:
             self._end_long_line()
         rest = b"".join(self._pieces) if reason is None else b"".join(self._pieces).rpartition(b"\n")[0]
-        chunk = self._chunk(rest + b"\n" if rest and not rest.endswith(b"\n") else rest)
+        whole = not rest or rest.endswith(b"\n")
+        chunk = self._chunk(rest if whole else rest + b"\n")
         if reason is None:
-            return chunk
+            return replace(chunk, next_line=self.number if whole else None)
         return Chunk(chunk.numbers, chunk.data, chunk.offsets, (*chunk.broken, RawLine(self.number, b"", reason)))
 
     def _end_long_line(self) -> None:
