@@ -115,6 +115,24 @@ class IdentitySettings(Model):
         (BlockedValue(regex="[0-]*"), BlockedValue(exact="-1"), BlockedValue(exact="null"), BlockedValue(exact="anonymous")),
         description="Values that identify nobody.",
     )
+    shared_devices: Literal["merge", "separate"] = Field(
+        "merge",
+        description="merge: a device is as good an identifier as any (Segment's rule). "
+        "separate: a device that a known person owns never joins another person to them.",
+    )
+    device_types: tuple[str, ...] = Field(
+        (
+            "anonymous_id",
+            "android.id",
+            "android.idfa",
+            "android.push_token",
+            "ios.id",
+            "ios.idfa",
+            "ios.push_token",
+            "ga_client_id",
+        ),
+        description="Identifier types that name a device; all others name a person.",
+    )
 
 
 class ConsentCategory(Model):

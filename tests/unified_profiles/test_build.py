@@ -14,7 +14,8 @@ from cdp_assets.raw_events.build import build_window
 from cdp_assets.raw_events.intake import take_in
 from cdp_assets.space.models import ConsentCategory, IdentifierRule, IdentitySettings, SpaceConfig
 from cdp_assets.space.time import windows
-from cdp_assets.unified_profiles.build import ProfilesResult, build_profiles, trait_text
+from cdp_assets.unified_profiles.build import ProfilesResult, build_profiles
+from cdp_assets.unified_profiles.logs import trait_text
 from cdp_assets.unified_profiles.tables import (
     canonical_ids_as_of,
     consent_as_of,
