@@ -24,11 +24,11 @@ from cdp_assets.raw_events.tables import MESSAGES
 from cdp_assets.space.builds import record_build
 from cdp_assets.space.models import SpaceConfig
 from cdp_assets.unified_profiles import aliases, replaced, snapshots
+from cdp_assets.unified_profiles.free import resolve
 from cdp_assets.unified_profiles.last_seen import ShownRows, mapping_rows
 from cdp_assets.unified_profiles.logs import Rows, Writing, log_rows, log_specs
 from cdp_assets.unified_profiles.merges import Merges
 from cdp_assets.unified_profiles.numbers import NO_IDENTIFIERS, NO_PROFILE, Ints, Outcome
-from cdp_assets.unified_profiles.resolve import resolve
 from cdp_assets.unified_profiles.state import Met, fetch, instants, ints, meet
 from cdp_assets.unified_profiles.tables import (
     APPLIED_CORRECTIONS,

@@ -244,6 +244,8 @@ def replay(entries: Entries, state: State, policy: Policy, chosen: np.ndarray | 
         start, end = int(entries.starts[place]), int(entries.starts[place + 1])
         members = tuple(entries.members[start:end].tolist())
         if entries.removes[place]:
+            if not members:
+                continue  # a blocked value, which nobody holds
             outcome.profile[place] = follower.remove(place, members[0])
             continue
         if not members:
@@ -275,8 +277,3 @@ def columns_of(steps: Steps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tuples as columns."""
     found = np.array(steps, dtype=np.int64).reshape(-1, 3)
     return found[:, 0].copy(), found[:, 1].copy(), found[:, 2].copy()
-
-
-def resolve(entries: Entries, state: State, policy: Policy) -> Outcome:
-    """The outcome of the entries."""
-    return replay(entries, state, policy)
