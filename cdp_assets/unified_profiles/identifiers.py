@@ -1,16 +1,15 @@
 """Where identifiers stand in a message, which values identify nobody, and how identifier types rank.
 
 The places are those that Segment documents (identity resolution, external ids). The warehouse extracts the candidates; Python
-turns a row of candidates into the message's identifiers.
+reads the distinct documents among them, and decides once per distinct value whether it is blocked.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import ibis.expr.types as ir
@@ -87,8 +86,15 @@ class Rules:
         return self.known.get(kind) or Rule(5, None, (1_000_000, 0, kind))
 
 
+class Place(NamedTuple):
+    """A column of the candidates that holds values of one type as they are."""
+
+    column: str
+    type: str
+
+
 def candidates(messages: ir.Table, settings: IdentitySettings) -> dict[str, ir.StringValue]:
-    """Expressions over the messages table whose values hold identifiers, by the name that :class:`Extractor` reads them under."""
+    """Expressions over the messages table whose values hold identifiers, by the names that :func:`places` and DOCUMENTS read."""
     found = {"user_id": messages.user_id, "anonymous_id": messages.anonymous_id}
     for index, (document, *keys) in enumerate(_EMAIL_PLACES):
         found[f"email_{index}"] = fn.json_text(messages[document], *keys)
@@ -101,6 +107,16 @@ def candidates(messages: ir.Table, settings: IdentitySettings) -> dict[str, ir.S
     return found
 
 
+def places(settings: IdentitySettings) -> list[Place]:
+    """The candidates that are values, in the order of extraction. Those in DOCUMENTS come after them."""
+    found = [Place("user_id", "user_id")]
+    found += [Place(f"email_{index}", "email") for index in range(len(_EMAIL_PLACES))]
+    found += [Place("anonymous_id", "anonymous_id"), Place("ga_client_id", "ga_client_id")]
+    for index, (kind, key) in enumerate(settings.custom.items()):
+        found += [Place(f"custom_{index}_{place}", kind) for place in range(len(_custom_places(key)))]
+    return found
+
+
 def _custom_places(key: str) -> list[tuple[str, ...]]:
     """A configured key in camelCase and snake_case, in each of the documents that may carry it."""
     snake = _CAMEL.sub("_", key).lower()
@@ -110,45 +126,7 @@ def _custom_places(key: str) -> list[tuple[str, ...]]:
 
 
 @dataclass
-class Extractor:
-    """Rows of candidates -> identifiers, in a fixed order and without repetition; blocked values apart."""
-
-    settings: IdentitySettings
-    _plain: list[tuple[str, str]] = field(init=False)
-    _blocked: _Blocked = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._blocked = _Blocked(self.settings.blocked)
-        self._plain = [("user_id", "user_id")]
-        self._plain += [(f"email_{index}", "email") for index in range(len(_EMAIL_PLACES))]
-        self._plain += [("anonymous_id", "anonymous_id"), ("ga_client_id", "ga_client_id")]
-        for index, (kind, key) in enumerate(self.settings.custom.items()):
-            self._plain += [(f"custom_{index}_{place}", kind) for place in range(len(_custom_places(key)))]
-
-    def of_columns(
-        self, columns: Mapping[str, Sequence[str | None]], rows: int
-    ) -> Iterable[tuple[tuple[Identifier, ...], tuple[Identifier, ...]]]:
-        """(identifiers, blocked ones) of each of ``rows`` rows; ``columns`` are those of :func:`candidates`."""
-        # Most candidates are absent from whole batches: look only at columns that hold something.
-        plain = [(columns[name], kind) for name, kind in self._plain if any(v is not None for v in columns[name])]
-        devices, externals = columns["device"], columns["external_ids"]
-        for index in range(rows):
-            found = [Identifier(kind, value) for column, kind in plain if (value := column[index]) is not None]
-            if (device := devices[index]) is not None:
-                found += device_identifiers(device)
-            if (external := externals[index]) is not None:
-                found += external_identifiers(external)
-            good: list[Identifier] = []
-            bad: list[Identifier] = []
-            for identifier in dict.fromkeys(found):
-                if identifier.value[:1] in ("{", "["):
-                    continue  # an object or array where a value belongs
-                (bad if self._blocked(identifier.value) else good).append(identifier)
-            yield tuple(good), tuple(bad)
-
-
-@dataclass
-class _Blocked:
+class Blocked:
     """Whether a value identifies nobody. The empty text never does."""
 
     values: Sequence[BlockedValue]
@@ -161,7 +139,6 @@ class _Blocked:
         return value in self._exact or any(pattern.fullmatch(value) for pattern in self._patterns)
 
 
-@lru_cache(maxsize=10_000)
 def device_identifiers(text: str) -> list[Identifier]:
     """Identifiers of ``context.device``: its id, push token, and, where tracking is allowed, advertising id."""
     device = _parsed(text)
@@ -192,3 +169,7 @@ def _parsed(text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
+
+
+# Candidates that are JSON documents with identifiers inside, and how to read one, in the order of extraction.
+DOCUMENTS: Mapping[str, Callable[[str], list[Identifier]]] = {"device": device_identifiers, "external_ids": external_identifiers}

@@ -1,22 +1,27 @@
-"""Which events of a profile are worth a row in ``external_id_mapping_updates``.
+"""Which entries of a profile are worth a row in ``external_id_mapping_updates``.
 
 An identifier gets a row when it is attached, and again whenever that is needed for this to hold after every event: among the
 identifiers of one type of a profile, those with the highest ``seq`` are those that the profile showed last. So a profile that
 keeps showing the same e-mail has one row for it; one that goes back to an old e-mail gets another row for the old one; and
 when profiles merge, the value that either of them showed last gets a row if its rows would place it behind the other's.
+
+:class:`LastSeen` is the rule, in order. Only *runs* pass through it: events of one profile in a row, between its merges, that
+show the same identifiers of a type. Runs of profiles that never merge need no order among each other and are done in bulk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from cdp_assets.unified_profiles.resolve import Step
+import numpy as np
+
+from cdp_assets.unified_profiles.numbers import Entries, Ints, Outcome, Policy, State
 
 
 @dataclass
-class _Shown:
-    """The identifiers of one type that a profile showed last, the event that did, and the event of their newest rows (-1: too old)."""
+class Shown:
+    """The identifiers of one type that a profile showed last, the seq of the event that did, and of their newest rows (-1: too old)."""
 
     identifiers: tuple[int, ...]
     seen: int
@@ -25,41 +30,266 @@ class _Shown:
 
 @dataclass
 class LastSeen:
-    """Follows the steps of a resolution in order. ``types``: the type of each identifier number."""
+    """Follows merges and shows in order. ``shown``: profile -> type -> what it showed last."""
 
-    types: Sequence[str]
-    _shown: dict[int, dict[str, _Shown]] = field(default_factory=dict)
+    shown: dict[int, dict[int, Shown]] = field(default_factory=dict)
 
-    def rows(self, event: int, step: Step) -> list[int]:
-        """The identifiers that get a row at this event (numbered from 0), attached to the step's profile."""
-        shown = self._shown.setdefault(step.profile, {})
-        for loser in step.merged:
-            for kind, theirs in self._shown.pop(loser, {}).items():
+    def merge(self, profile: int, losers: list[int]) -> None:
+        shown = self.shown.setdefault(profile, {})
+        for loser in losers:
+            for kind, theirs in self.shown.pop(loser, {}).items():
                 shown[kind] = _newer(shown[kind], theirs) if kind in shown else theirs
+
+    def show(self, profile: int, kind: int, identifiers: tuple[int, ...], seq: int, until: int) -> tuple[int, ...]:
+        """The identifiers that get a row: shown from the event ``seq`` on, last at ``until``."""
+        shown = self.shown.setdefault(profile, {})
+        last = shown.get(kind)
+        if last is not None and last.row >= 0 and last.identifiers == identifiers:
+            last.seen = until
+            return ()
+        shown[kind] = Shown(identifiers, until, seq)
+        return identifiers
+
+    def settle(self, profile: int, seq: int) -> list[int]:
+        """After the shows of a merging event: the identifiers that get a row because the other profile's rows are newer."""
         written: list[int] = []
-        kinds = self._by_type(step.kept)
-        for kind, identifiers in kinds.items():
-            last = shown.get(kind)
-            if last is not None and last.row >= 0 and last.identifiers == identifiers:
-                last.seen = event
-            else:
-                shown[kind] = _Shown(identifiers, event, event)
-                written += identifiers
-        if step.merged:
-            for last in shown.values():
-                if last.row < 0:
-                    last.row = event
-                    written += last.identifiers
+        for last in self.shown.get(profile, {}).values():
+            if last.row < 0:
+                last.row = seq
+                written += last.identifiers
         return written
 
-    def _by_type(self, identifiers: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        found: dict[str, tuple[int, ...]] = {}
-        for identifier in identifiers:
-            kind = self.types[identifier]
-            found[kind] = (*found.get(kind, ()), identifier)
-        return found
+    def remove(self, profile: int, kind: int, identifier: int) -> None:
+        shown = self.shown.get(profile, {})
+        if kind in shown and identifier in shown[kind].identifiers:
+            left = tuple(i for i in shown[kind].identifiers if i != identifier)
+            if left:
+                shown[kind].identifiers = left
+            else:
+                del shown[kind]
 
 
-def _newer(one: _Shown, other: _Shown) -> _Shown:
+def _newer(one: Shown, other: Shown) -> Shown:
     newer, older = (one, other) if one.seen > other.seen else (other, one)
-    return _Shown(newer.identifiers, newer.seen, newer.row if newer.row > older.row else -1)
+    return Shown(newer.identifiers, newer.seen, newer.row if newer.row > older.row else -1)
+
+
+class ShownRows(NamedTuple):
+    """What profiles showed last, one row per identifier: profile, type, position, identifier, seen and row."""
+
+    profile: Ints
+    kind: Ints
+    position: Ints
+    identifier: Ints
+    seen: Ints
+    row: Ints
+
+    @classmethod
+    def empty(cls) -> ShownRows:
+        return cls(*(np.empty(0, dtype=np.int64) for _ in cls._fields))
+
+
+class Runs(NamedTuple):
+    """Shows in a row: profile, type, the code of what was shown, first and last entry. Sorted by profile, type and entry."""
+
+    profile: Ints
+    kind: Ints
+    code: Ints
+    first: Ints
+    last: Ints
+
+
+@dataclass
+class _Codes:
+    """Tuples of identifiers as numbers: a single identifier is its own code, tuples get negative ones."""
+
+    numbers: dict[tuple[int, ...], int] = field(default_factory=dict)
+    tuples: list[tuple[int, ...]] = field(default_factory=list)
+
+    def of_groups(self, identifiers: Ints, starts: Ints) -> Ints:
+        """The code of each group of ``identifiers``; group g begins at ``starts[g]``."""
+        codes = identifiers[starts]
+        ends = np.append(starts[1:], len(identifiers))
+        for group in np.flatnonzero(ends - starts > 1).tolist():
+            codes[group] = self.code(tuple(identifiers[starts[group] : ends[group]].tolist()))
+        return codes
+
+    def code(self, members: tuple[int, ...]) -> int:
+        number = self.numbers.get(members)
+        if number is None:
+            self.tuples.append(members)
+            number = self.numbers[members] = -len(self.tuples)
+        return number
+
+    def members(self, code: int) -> tuple[int, ...]:
+        return (code,) if code >= 0 else self.tuples[-code - 1]
+
+
+def mapping_rows(
+    entries: Entries, outcome: Outcome, state: State, policy: Policy, before: ShownRows
+) -> tuple[tuple[Ints, Ints, Ints], ShownRows]:
+    """The rows (entry, profile, identifier), and what the profiles met show at the end. ``before``: what they showed."""
+    codes = _Codes()
+    runs = _runs(entries, outcome, state, len(policy.types), codes)
+    moving = np.unique(np.concatenate([outcome.merged[1], outcome.merged[2], outcome.removed[2]]))
+    in_order = np.isin(runs.profile, moving)
+    old_moves = np.isin(before.profile, moving)
+    quiet, quiet_after = _in_bulk(entries, Runs(*(c[~in_order] for c in runs)), codes, ShownRows(*(c[~old_moves] for c in before)))
+    moved, moved_after = _in_order(
+        entries, outcome, state, Runs(*(c[in_order] for c in runs)), codes, ShownRows(*(c[old_moves] for c in before))
+    )
+    rows = tuple(np.concatenate(pair) for pair in zip(quiet, moved, strict=True))
+    after = ShownRows(*(np.concatenate(pair) for pair in zip(quiet_after, moved_after, strict=True)))
+    return rows, after  # type: ignore[return-value]
+
+
+def _runs(entries: Entries, outcome: Outcome, state: State, kinds: int, codes: _Codes) -> Runs:
+    entry, identifier = entries.entry_of_member[outcome.kept], entries.members[outcome.kept]
+    if not len(entry):
+        return Runs(*(np.empty(0, dtype=np.int64) for _ in Runs._fields))
+    key = entry * kinds + state.kinds[identifier]
+    if np.any(key[1:] < key[:-1]):
+        order = np.argsort(key, kind="stable")
+        key, identifier = key[order], identifier[order]
+    starts = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
+    code = codes.of_groups(identifier, starts)
+    entry, kind = key[starts] // kinds, key[starts] % kinds
+    profile = outcome.profile[entry]
+    order = np.lexsort((kind, profile)) if np.any(profile[1:] != profile[:-1]) else np.argsort(kind, kind="stable")
+    profile, kind, code, entry = profile[order], kind[order], code[order], entry[order]
+    epoch = merges_until(outcome, profile, entry)
+    begins = np.append(
+        True,
+        (profile[1:] != profile[:-1])
+        | (kind[1:] != kind[:-1])
+        | (code[1:] != code[:-1])
+        | (epoch[1:] != epoch[:-1]),
+    )
+    first = np.flatnonzero(begins)
+    last = np.append(first[1:], len(entry)) - 1
+    return Runs(profile[first], kind[first], code[first], entry[first], entry[last])
+
+
+def merges_until(outcome: Outcome, profile: Ints, entry: Ints) -> Ints:
+    """How many merges and removals each profile had seen at an entry, that one included."""
+    happened = np.concatenate([outcome.merged[0], outcome.removed[0]])
+    whose = np.concatenate([outcome.merged[2], outcome.removed[2]])
+    if not len(happened):
+        return np.zeros(len(profile), dtype=np.int64)
+    profiles, place = np.unique(whose, return_inverse=True)
+    width = max(int(happened.max()), int(entry.max(initial=0))) + 2
+    times = np.sort(place * width + happened)
+    found = np.searchsorted(profiles, profile)
+    found[found == len(profiles)] = 0
+    concerned = profiles[found] == profile
+    counts = np.searchsorted(times, found * width + entry, side="right") - np.searchsorted(times, found * width)
+    return np.where(concerned, counts, 0)
+
+
+def _in_bulk(
+    entries: Entries, runs: Runs, codes: _Codes, before: ShownRows
+) -> tuple[tuple[Ints, Ints, Ints], ShownRows]:
+    """Profiles that neither merge nor lose identifiers: each run has its row, but for a first one that goes on with what was shown."""
+    size = len(runs.profile)
+    opens = np.ones(size, dtype=np.bool_)
+    opens[1:] = (runs.profile[1:] != runs.profile[:-1]) | (runs.kind[1:] != runs.kind[:-1])
+    rows = entries.seq[runs.first] if size else np.empty(0, dtype=np.int64)
+    writes = np.ones(size, dtype=np.bool_)
+    known = _shown(before)
+    kept = np.ones(len(before.profile), dtype=np.bool_)
+    if size and known:
+        replaced = set()
+        heads = np.flatnonzero(opens)
+        for run, profile, kind, code in zip(
+            heads.tolist(), runs.profile[heads].tolist(), runs.kind[heads].tolist(), runs.code[heads].tolist(), strict=True
+        ):
+            last = known.get(profile, {}).get(kind)
+            if last is None:
+                continue
+            replaced.add((profile, kind))
+            if codes.members(code) == last.identifiers:
+                writes[run], rows[run] = False, last.row
+        pairs = zip(before.profile.tolist(), before.kind.tolist(), strict=True)
+        kept = np.array([pair not in replaced for pair in pairs], dtype=np.bool_)
+    written = _expanded(codes, runs.code[writes], runs.first[writes], runs.profile[writes])
+    closes = np.append(opens[1:], True) if size else opens
+    seen = entries.seq[runs.last[closes]] if size else np.empty(0, dtype=np.int64)
+    place, identifier, position = _members(codes, runs.code[closes])
+    now = ShownRows(
+        runs.profile[closes][place], runs.kind[closes][place], position, identifier, seen[place], rows[closes][place]
+    )
+    after = ShownRows(*(np.concatenate([old[kept], new]) for old, new in zip(before, now, strict=True)))
+    return (written[1], written[2], written[0]), after
+
+
+def _members(codes: _Codes, found: Ints) -> tuple[Ints, Ints, Ints]:
+    """(place in ``found``, identifier, position) of every member of every code."""
+    if not np.any(found < 0):
+        return np.arange(len(found)), found, np.zeros(len(found), dtype=np.int64)
+    members = [codes.members(code) for code in found.tolist()]
+    sizes = np.array([len(m) for m in members], dtype=np.int64)
+    identifiers = np.array([i for m in members for i in m], dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    return np.repeat(np.arange(len(found)), sizes), identifiers, np.arange(len(identifiers)) - np.repeat(starts, sizes)
+
+
+def _expanded(codes: _Codes, found: Ints, *columns: Ints) -> tuple[Ints, ...]:
+    place, identifier, _ = _members(codes, found)
+    return (identifier, *(column[place] for column in columns))
+
+
+def _shown(before: ShownRows) -> dict[int, dict[int, Shown]]:
+    found: dict[int, dict[int, Shown]] = {}
+    order = np.lexsort((before.position, before.kind, before.profile))
+    for profile, kind, _, identifier, seen, row in zip(*(column[order].tolist() for column in before), strict=True):
+        last = found.setdefault(profile, {}).get(kind)
+        if last is None:
+            found[profile][kind] = Shown((identifier,), seen, row)
+        else:
+            last.identifiers = (*last.identifiers, identifier)
+    return found
+
+
+def _in_order(
+    entries: Entries, outcome: Outcome, state: State, runs: Runs, codes: _Codes, before: ShownRows
+) -> tuple[tuple[Ints, Ints, Ints], ShownRows]:
+    """Profiles that merge or lose identifiers, entry by entry."""
+    seen = LastSeen(_shown(before))
+    written: list[tuple[int, int, int]] = []
+    order = np.argsort(runs.first, kind="stable")
+    shows = list(zip(*(column[order].tolist() for column in runs), strict=True))
+    changes: dict[int, list[tuple[int, int, bool]]] = {}
+    for entry, loser, winner in zip(*(column.tolist() for column in outcome.merged), strict=True):
+        changes.setdefault(entry, []).append((loser, winner, True))
+    for entry, identifier, profile in zip(*(column.tolist() for column in outcome.removed), strict=True):
+        changes.setdefault(entry, []).append((identifier, profile, False))
+    seq_of = entries.seq
+    at, size = 0, len(shows)
+    for entry in sorted({*changes, *(show[3] for show in shows)}):
+        merged = changes.get(entry, ())
+        seq = int(seq_of[entry])
+        for number, profile, is_merge in merged:
+            if is_merge:
+                seen.merge(profile, [number])
+            else:
+                seen.remove(profile, int(state.kinds[number]), number)
+        while at < size and shows[at][3] == entry:
+            profile, kind, code, _, until = shows[at]
+            rows = seen.show(profile, kind, codes.members(code), seq, int(seq_of[until]))
+            written += [(entry, profile, identifier) for identifier in rows]
+            at += 1
+        for profile in {profile for _, profile, is_merge in merged if is_merge}:
+            written += [(entry, profile, identifier) for identifier in seen.settle(profile, seq)]
+    found = np.array(written, dtype=np.int64).reshape(-1, 3)
+    return (found[:, 0], found[:, 1], found[:, 2]), _rows_of(seen.shown)
+
+
+def _rows_of(shown: dict[int, dict[int, Shown]]) -> ShownRows:
+    rows = [
+        (profile, kind, position, identifier, last.seen, last.row)
+        for profile, kinds in shown.items()
+        for kind, last in kinds.items()
+        for position, identifier in enumerate(last.identifiers)
+    ]
+    found = np.array(rows, dtype=np.int64).reshape(-1, 6)
+    return ShownRows(*(found[:, column] for column in range(6)))

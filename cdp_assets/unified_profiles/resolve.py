@@ -1,243 +1,279 @@
-"""Identity resolution: a history of events with identifiers -> the profile of each event. Knows no warehouse.
+"""The rules of identity resolution, entry by entry: the one statement of what an event does. Knows no warehouse.
 
-The rules are Segment's: an event belongs to the profile that owns one of its identifiers; events that connect profiles merge
-them into the oldest; a profile may not exceed the limit of any identifier type, so the event loses its identifier of lowest
-priority and is looked at again. The outcome depends on the order of events.
-
-It is computed exactly and mostly cheaply: identifiers that ever occur together form components. In a component that holds no
-more values of any type than its limit, no limit can ever bite, and a repeated set of identifiers changes nothing. Only the
-events of the other components are checked against the limits one by one.
+An event belongs to the profile that owns one of its identifiers; events that connect profiles merge them into the oldest; a
+profile may not exceed the limit of any identifier type, so the event loses its identifier of lowest priority and is looked at
+again. The outcome depends on the order. :mod:`cdp_assets.unified_profiles.free` finds the events for which none of the
+refusals can happen, and does those in bulk.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from cdp_assets.unified_profiles.identifiers import Identifier, Rules
+from cdp_assets.unified_profiles.numbers import (
+    MAPPING_CAP,
+    MERGE_CAP,
+    NO_IDENTIFIER,
+    NO_IDENTIFIERS,
+    NO_PROFILE,
+    REASONS,
+    REMOVAL_REFUSED,
+    SEPARATED,
+    SHARED_DEVICE,
+    TIME_LIMIT,
+    VALUE_LIMIT,
+    Entries,
+    Outcome,
+    Policy,
+    State,
+)
 
-MAX_MERGES = 100
-MAX_MAPPINGS = 1_000
-
-NO_IDENTIFIERS = "no_matching_identifiers"
-BLOCKED = "id_value_blocked"
-VALUE_LIMIT = "identifier_value_limit_exceeded"
-TIME_LIMIT = "identifier_value_time_limit_exceeded"
-MERGE_CAP = "profile_merge_limit_reached"
-MAPPING_CAP = "profile_mapping_limit_reached"
-
-UNRESOLVED = -1
-
-
-class Refusal(NamedTuple):
-    """An identifier (its number) that did not count, or a merge through it that was not made, and the rule."""
-
-    identifier: int
-    reason: str
-
-
-class Step(NamedTuple):
-    """What one event did. Profiles and identifiers are numbers; a smaller profile number is an older profile.
-
-    ``profile``: the event's profile, or UNRESOLVED. ``kept``: the event's identifiers that the profile owns. ``attached``: those
-    of them that are new to it. ``created``: the profile is new. ``merged``: profiles that became part of it, oldest first.
-    """
-
-    profile: int
-    kept: tuple[int, ...] = ()
-    attached: tuple[int, ...] = ()
-    created: bool = False
-    merged: tuple[int, ...] = ()
-    refused: tuple[Refusal, ...] = ()
+_REASON = {reason: number for number, reason in enumerate(REASONS)}
+Steps = list[tuple[int, int, int]]
 
 
 @dataclass
-class History:
-    """Events in received order, compactly: identifiers and distinct sets of identifiers are numbered.
+class _Profile:
+    """A canonical profile: what it holds (type -> identifier -> since when) and how many it took in."""
 
-    ``sets``: distinct identifier tuples, each in the order of extraction. ``events``: the set of each event.
-    ``received``: its received time.
-    """
+    held: dict[int, dict[int, int]] = field(default_factory=dict)
+    merges: int = 0
 
-    identifiers: list[Identifier] = field(default_factory=list)
-    sets: list[tuple[int, ...]] = field(default_factory=list)
-    events: list[int] = field(default_factory=list)
-    received: list[dt.datetime] = field(default_factory=list)
-    _numbers: dict[Identifier, int] = field(default_factory=dict)
-    _set_numbers: dict[tuple[Identifier, ...], int] = field(default_factory=dict)
-
-    def add(self, identifiers: tuple[Identifier, ...], received_at: dt.datetime) -> None:
-        """Append an event; its identifiers must not repeat. Raises ValueError when it is received before the last one."""
-        if self.received and received_at < self.received[-1]:
-            raise ValueError("events must be added in received order")
-        number = self._set_numbers.get(identifiers)
-        if number is None:
-            number = self._set_numbers[identifiers] = len(self.sets)
-            self.sets.append(tuple(self.number(identifier) for identifier in identifiers))
-        self.events.append(number)
-        self.received.append(received_at)
-
-    def number(self, identifier: Identifier) -> int:
-        """The number of an identifier, a new one for a new identifier."""
-        number = self._numbers.get(identifier)
-        if number is None:
-            number = self._numbers[identifier] = len(self.identifiers)
-            self.identifiers.append(identifier)
-        return number
+    def mappings(self) -> int:
+        return sum(map(len, self.held.values()))
 
 
-def resolve(history: History, rules: Rules, *, max_merges: int = MAX_MERGES, max_mappings: int = MAX_MAPPINGS) -> Iterator[Step]:
-    """One step per event, in order."""
-    profiles = _Profiles(history, rules, max_merges, max_mappings)
-    conflicting = _conflicting_sets(history, rules, min(max_merges, max_mappings))
-    settled: dict[int, int] = {}
-    for number, received_at in zip(history.events, history.received, strict=True):
-        identifiers = history.sets[number]
-        if not identifiers:
-            yield Step(UNRESOLVED)
-        elif conflicting[number]:
-            yield profiles.checked_step(identifiers, received_at)
-        elif number in settled:
-            yield Step(profiles.find(settled[number]), identifiers)
-        else:
-            step = profiles.free_step(identifiers)
-            settled[number] = step.profile
-            yield step
+class Replay:
+    """Follows entries one by one from a state. Collects what they do as (entry, …) tuples in order."""
 
+    def __init__(self, state: State, policy: Policy, identifiers: Iterable[int]) -> None:
+        """``identifiers``: those that the entries carry, and all that the profiles met hold."""
+        self._policy = policy
+        self._kinds = state.kinds
+        merges = dict(zip(state.profiles.tolist(), state.merges.tolist(), strict=True))
+        self._parent: dict[int, int] = {}
+        self._owner: dict[int, int] = {}
+        self._profiles: dict[int, _Profile] = {}
+        self._kind: dict[int, int] = {}
+        for i in identifiers:
+            self._kind[i] = kind = int(state.kinds[i])
+            owner = int(state.owner[i])
+            if owner != NO_PROFILE:
+                self._owner[i] = owner
+                profile = self._profiles.setdefault(owner, _Profile(merges=merges[owner]))
+                profile.held.setdefault(kind, {})[i] = int(state.attached[i])
+        self._windows = any(window >= 0 for window in policy.window)
+        self._settled: dict[tuple[int, ...], int] = {}
+        self.created: list[int] = []
+        self.merged: Steps = []
+        self.attached: Steps = []
+        self.removed: Steps = []
+        self.refused: Steps = []
 
-def _conflicting_sets(history: History, rules: Rules, cap: int) -> list[bool]:
-    """Whether each set lies in a component where a limit or cap could bite."""
-    count = len(history.identifiers)
-    if not count:
-        return [False] * len(history.sets)
-    left = [a for members in history.sets for a in members[:-1]]
-    right = [b for members in history.sets for b in members[1:]]
-    edges = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(count, count))
-    components, labels = connected_components(edges, directed=False)
-    # A component of n identifiers makes at most n profiles and n mappings, so fewer than n merges.
-    conflicting = np.bincount(labels, minlength=components) > cap
-    kinds = np.array([identifier.type for identifier in history.identifiers])
-    for kind in np.unique(kinds):
-        values = np.bincount(labels[kinds == kind], minlength=components)
-        conflicting |= values > rules.rule(str(kind)).limit
-    return [bool(members) and bool(conflicting[labels[members[0]]]) for members in history.sets]
+    # -- state -------------------------------------------------------------------------------------------------------
 
-
-class _Profiles:
-    """The state of resolution: who owns which identifier, and which profiles became part of which."""
-
-    def __init__(self, history: History, rules: Rules, max_merges: int, max_mappings: int) -> None:
-        self._rules = {kind: rules.rule(kind) for kind in {identifier.type for identifier in history.identifiers}}
-        self._types = [identifier.type for identifier in history.identifiers]
-        self._owner: list[int | None] = [None] * len(history.identifiers)
-        self._parent: list[int] = []
-        self._max_merges, self._max_mappings = max_merges, max_mappings
-        # Only of profiles in conflicting components: type -> identifier -> when it was attached.
-        self._attached: dict[int, dict[str, dict[int, dt.datetime]]] = {}
-        self._merges: dict[int, int] = {}
-
-    def find(self, profile: int) -> int:
-        """The profile that ``profile`` is part of now."""
+    def _find(self, profile: int) -> int:
+        parent = self._parent
         root = profile
-        while self._parent[root] != root:
-            root = self._parent[root]
-        while self._parent[profile] != root:
-            self._parent[profile], profile = root, self._parent[profile]
+        while root in parent:
+            root = parent[root]
+        while profile != root:
+            parent[profile], profile = root, parent[profile]
         return root
 
+    def _owner_of(self, identifier: int) -> int:
+        owner = self._owner.get(identifier)
+        return NO_PROFILE if owner is None else self._find(owner)
+
     def _owners(self, identifiers: Sequence[int]) -> list[int]:
-        owners = {self.find(owner) for i in identifiers if (owner := self._owner[i]) is not None}
-        return sorted(owners)
+        return sorted({owner for i in identifiers if (owner := self._owner_of(i)) != NO_PROFILE})
 
-    def _create(self) -> int:
-        self._parent.append(len(self._parent))
-        return len(self._parent) - 1
+    # -- one entry ---------------------------------------------------------------------------------------------------
 
-    def free_step(self, identifiers: tuple[int, ...]) -> Step:
-        """An event whose component no limit touches."""
-        owners = self._owners(identifiers)
-        created = not owners
-        profile = owners[0] if owners else self._create()
-        merged = tuple(owners[1:])
-        for loser in merged:
-            self._parent[loser] = profile
-        attached = tuple(i for i in identifiers if self._owner[i] is None)
-        for i in attached:
-            self._owner[i] = profile
-        return Step(profile, identifiers, attached, created, merged)
-
-    def checked_step(self, identifiers: tuple[int, ...], received_at: dt.datetime) -> Step:
-        """An event whose component may exceed a limit or a cap."""
-        left, refused = list(identifiers), []
-        while (reason := self._excess(left, received_at)) is not None:
-            # Of two of the same type the later one is the lower.
-            lowest = max(range(len(left)), key=lambda at: (self._rules[self._types[left[at]]].rank, at))
-            refused.append(Refusal(left.pop(lowest), reason))
+    def event(self, entry: int, seq: int, at: int, identifiers: tuple[int, ...]) -> tuple[int, Sequence[int]]:
+        """(profile or NO_PROFILE, identifiers of the event that it owns afterwards)."""
+        settled = self._settled.get(identifiers)
+        if settled is not None:
+            return self._find(settled), identifiers
+        left = list(identifiers)
+        while (reason := self._refusal(left, at, entry)) is not None:
+            if reason:
+                # Of two of the same type the later one is the lower.
+                lowest = max(range(len(left)), key=lambda place: (self._policy.rank[self._kind[left[place]]], place))
+                self.refused.append((entry, left.pop(lowest), _REASON[reason]))
+        if not left:
+            self.refused.append((entry, NO_IDENTIFIER, _REASON[NO_IDENTIFIERS]))
+            return NO_PROFILE, ()
         owners = self._owners(left)
-        created = not owners
-        profile = owners[0] if owners else self._create()
-        merged = self._merge(profile, owners[1:], left, refused)
-        attached = self._attach(profile, left, received_at, refused)
-        kept = tuple(i for i in left if (owner := self._owner[i]) is not None and self.find(owner) == profile)
-        return Step(profile, kept, attached, created, merged, tuple(refused))
+        if owners:
+            profile = owners[0]
+        else:
+            profile = seq
+            self._profiles[profile] = _Profile()
+            self.created.append(entry)
+        self._merge(entry, profile, owners[1:], left)
+        self._attach(entry, profile, left, at)
+        kept = [i for i in left if self._owner_of(i) == profile]
+        if len(kept) == len(identifiers):
+            # All of one profile: the same identifiers change nothing again, whatever else happens.
+            self._settled[identifiers] = profile
+        return profile, kept
 
-    def _excess(self, identifiers: list[int], received_at: dt.datetime) -> str | None:
-        """The reason why the profiles of these identifiers may not become one with them, or None."""
-        owners = self._owners(identifiers)
-        fresh = [i for i in identifiers if self._owner[i] is None]
+    def remove(self, entry: int, identifier: int) -> int:
+        """Take an identifier from its profile; the profile, NO_PROFILE when nobody holds it or it must stay."""
+        profile = self._owner_of(identifier)
+        if profile == NO_PROFILE:
+            return NO_PROFILE
+        kind = self._kind[identifier]
+        held = self._profiles[profile].held[kind]
+        if kind == self._policy.user_id and len(held) == 1:
+            self.refused.append((entry, identifier, _REASON[REMOVAL_REFUSED]))
+            return profile
+        del held[identifier]
+        del self._owner[identifier]
+        self.removed.append((entry, identifier, profile))
+        self._settled = {members: profile for members, profile in self._settled.items() if identifier not in members}
+        return profile
+
+    # -- what an event may not do ------------------------------------------------------------------------------------
+
+    def _refusal(self, left: list[int], at: int, entry: int) -> str | None:
+        """Why the event must lose its lowest identifier; "" when it lost shared devices and is to be looked at again; None: it may go on."""
+        if not left:
+            return None
+        if self._policy.separate_devices and self._drop_shared_devices(left, entry):
+            return ""
+        owners = self._owners(left)
+        fresh = [i for i in left if i not in self._owner]
         if not fresh and len(owners) <= 1:
             return None
-        kinds = {self._types[i] for i in fresh}
+        if self._policy.separations and self._separated(owners, fresh):
+            return SEPARATED
+        return self._excess(owners, fresh, at)
+
+    def _drop_shared_devices(self, left: list[int], entry: int) -> bool:
+        device, rank = self._policy.device, self._policy.rank
+        persons = [i for i in left if not device[self._kind[i]]]
+        known = {i: owner for i in left if device[self._kind[i]] and self._known(owner := self._owner_of(i))}
+        if persons:
+            own = set(self._owners(persons))
+            shared = [i for i, owner in known.items() if owner not in own]
+        elif known:
+            anchor = known[min(known, key=lambda i: (rank[self._kind[i]], left.index(i)))]
+            shared = [i for i, owner in known.items() if owner != anchor]
+        else:
+            shared = []
+        for i in shared:
+            left.remove(i)
+            self.refused.append((entry, i, _REASON[SHARED_DEVICE]))
+        return bool(shared)
+
+    def _known(self, profile: int) -> bool:
+        if profile == NO_PROFILE:
+            return False
+        return any(held and not self._policy.device[kind] for kind, held in self._profiles[profile].held.items())
+
+    def _separated(self, owners: list[int], fresh: list[int]) -> bool:
+        for one, other in self._policy.separations:
+            if self._holds(one, owners, fresh) and self._holds(other, owners, fresh):
+                return True
+        return False
+
+    def _holds(self, side: frozenset[int], owners: list[int], fresh: list[int]) -> bool:
+        return any(i in fresh or (i in self._owner and self._owner_of(i) in owners) for i in side)
+
+    def _excess(self, owners: list[int], fresh: list[int], at: int) -> str | None:
+        """The limit that the profiles of these identifiers would exceed as one with them, or None."""
+        policy, kind_of = self._policy, self._kind
+        kinds = {kind_of[i] for i in fresh}
         for owner in owners:
-            kinds.update(self._attached[owner])
-        for kind in sorted(kinds, key=lambda kind: self._rules[kind].rank):
-            rule = self._rules[kind]
-            values = sum(self._types[i] == kind for i in fresh)
+            kinds.update(self._profiles[owner].held)
+        for kind in sorted(kinds, key=policy.rank.__getitem__):
+            window = policy.window[kind]
+            values = sum(kind_of[i] == kind for i in fresh)
             for owner in owners:
-                times = self._attached[owner].get(kind, {})
-                if rule.window is None:
-                    values += len(times)
-                else:
-                    values += sum(received_at - at < rule.window for at in times.values())
-            if values > rule.limit:
-                return VALUE_LIMIT if rule.window is None else TIME_LIMIT
+                times = self._profiles[owner].held.get(kind)
+                if times:
+                    values += len(times) if window < 0 else sum(at - since < window for since in times.values())
+            if values > policy.limit[kind]:
+                return VALUE_LIMIT if window < 0 else TIME_LIMIT
         return None
 
-    def _merge(self, profile: int, others: list[int], identifiers: list[int], refused: list[Refusal]) -> tuple[int, ...]:
-        merged = []
+    # -- what it does ------------------------------------------------------------------------------------------------
+
+    def _full(self, profile: _Profile) -> bool:
+        return profile.merges >= self._policy.max_merges or profile.mappings() >= self._policy.max_mappings
+
+    def _merge(self, entry: int, profile: int, others: list[int], left: list[int]) -> None:
+        winner = self._profiles[profile]
         for other in others:
-            if self._full(profile) or self._full(other):
-                link = next(i for i in identifiers if (owner := self._owner[i]) is not None and self.find(owner) == other)
-                refused.append(Refusal(link, MERGE_CAP))
+            loser = self._profiles[other]
+            if self._full(winner) or self._full(loser):
+                link = next(i for i in left if self._owner_of(i) == other)
+                self.refused.append((entry, link, _REASON[MERGE_CAP]))
                 continue
             self._parent[other] = profile
-            self._merges[profile] = self._merges.get(profile, 0) + self._merges.pop(other, 0) + 1
-            for kind, times in self._attached.pop(other).items():
-                self._attached[profile].setdefault(kind, {}).update(times)
-            merged.append(other)
-        return tuple(merged)
+            winner.merges += loser.merges + 1
+            for kind, times in loser.held.items():
+                winner.held.setdefault(kind, {}).update(times)
+            del self._profiles[other]
+            self.merged.append((entry, other, profile))
 
-    def _full(self, profile: int) -> bool:
-        return self._merges.get(profile, 0) >= self._max_merges or self._mappings(profile) >= self._max_mappings
-
-    def _mappings(self, profile: int) -> int:
-        return sum(map(len, self._attached.get(profile, {}).values()))
-
-    def _attach(self, profile: int, identifiers: list[int], received_at: dt.datetime, refused: list[Refusal]) -> tuple[int, ...]:
-        own = self._attached.setdefault(profile, {})
-        attached = []
-        fresh = [i for i in identifiers if self._owner[i] is None]
-        for i in sorted(fresh, key=lambda i: self._rules[self._types[i]].rank):
-            if self._mappings(profile) >= self._max_mappings:
-                refused.append(Refusal(i, MAPPING_CAP))
+    def _attach(self, entry: int, profile: int, left: list[int], at: int) -> None:
+        own = self._profiles[profile]
+        fresh = [i for i in left if i not in self._owner]
+        for i in sorted(fresh, key=lambda i: self._policy.rank[self._kind[i]]):
+            if own.mappings() >= self._policy.max_mappings:
+                self.refused.append((entry, i, _REASON[MAPPING_CAP]))
                 continue
             self._owner[i] = profile
-            own.setdefault(self._types[i], {})[i] = received_at
-            attached.append(i)
-        return tuple(attached)
+            own.held.setdefault(self._kind[i], {})[i] = at
+            self.attached.append((entry, i, profile))
+
+
+def replay(entries: Entries, state: State, policy: Policy, chosen: np.ndarray | None = None) -> Outcome:
+    """The outcome of the entries (of ``chosen``, ascending places, if given; the rest of the outcome is then empty), one by one."""
+    places = range(len(entries)) if chosen is None else chosen.tolist()
+    outcome = Outcome(np.full(len(entries), NO_PROFILE, dtype=np.int64), np.zeros(len(entries.members), dtype=np.bool_))
+    identifiers = _concerned(entries, state, chosen)
+    follower = Replay(state, policy, identifiers)
+    for place in places:
+        start, end = int(entries.starts[place]), int(entries.starts[place + 1])
+        members = tuple(entries.members[start:end].tolist())
+        if entries.removes[place]:
+            if not members:
+                continue  # a blocked value, which nobody holds
+            outcome.profile[place] = follower.remove(place, members[0])
+            continue
+        if not members:
+            follower.refused.append((place, NO_IDENTIFIER, _REASON[NO_IDENTIFIERS]))
+            continue
+        profile, kept = follower.event(place, int(entries.seq[place]), int(entries.at[place]), members)
+        outcome.profile[place] = profile
+        for offset, identifier in enumerate(members):
+            outcome.kept[start + offset] = identifier in kept
+    outcome.created = np.array(follower.created, dtype=np.int64)
+    outcome.merged = columns_of(follower.merged)
+    outcome.attached = columns_of(follower.attached)
+    outcome.removed = columns_of(follower.removed)
+    outcome.refused = columns_of(follower.refused)
+    return outcome
+
+
+def _concerned(entries: Entries, state: State, chosen: np.ndarray | None) -> list[int]:
+    """The identifiers that the entries carry, and all that their profiles hold."""
+    members = entries.members if chosen is None else entries.members[np.isin(entries.entry_of_member, chosen)]
+    concerned = np.zeros(len(state.kinds), dtype=np.bool_)
+    concerned[members] = True
+    owners = np.unique(state.owner[concerned & (state.owner != NO_PROFILE)])
+    concerned |= np.isin(state.owner, owners)
+    return np.flatnonzero(concerned).tolist()
+
+
+def columns_of(steps: Steps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tuples as columns."""
+    found = np.array(steps, dtype=np.int64).reshape(-1, 3)
+    return found[:, 0].copy(), found[:, 1].copy(), found[:, 2].copy()

@@ -147,9 +147,119 @@ ID_ALIASES = TableSpec(
     subject="new_segment_id",
     keys=("old_segment_id",),
 )
+IDENTITY_CORRECTIONS = TableSpec(
+    TableRef(SCHEMA, "identity_corrections"),
+    {
+        "correction_id": "string",
+        "kind": "string",
+        "side": "string",
+        "identifier_type": "string",
+        "identifier_value": "string",
+        "effective_at": "timestamp",
+        "reason": "string",
+        "loaded_at": "timestamp",
+    },
+    "What people corrected, an input: 'separate' (no profile holds identifiers of both sides a and b) and 'remove' (an identifier "
+    "leaves its profile at effective_at). Rows of one correction share its id.",
+    subject="identifier_value",
+    personal=("identifier_value",),
+)
+CORRECTIONS = TableSpec(
+    TableRef(SCHEMA, "corrections"),
+    {"table_name": "string", "row": "string", "segment_id": "string", "replaced_at": "timestamp", "run_id": "string"},
+    "Log rows that late data or a correction replaced by others, as they were (JSON), newest replacement last.",
+    subject="segment_id",
+    personal=("row",),
+)
 BUILDS = builds_spec(SCHEMA)
 
-INTERNAL_TABLES = (TRAIT_UPDATES, EVENT_PROFILES, CONSENT_UPDATES, CONSENT_STATES, VIOLATIONS, ID_ALIASES, BUILDS)
+INTERNAL_TABLES = (
+    TRAIT_UPDATES,
+    EVENT_PROFILES,
+    CONSENT_UPDATES,
+    CONSENT_STATES,
+    VIOLATIONS,
+    ID_ALIASES,
+    IDENTITY_CORRECTIONS,
+    BUILDS,
+)
+
+# What the next build continues from. Profiles and identifiers are numbers here: a profile's is the seq of the entry that created
+# it, an identifier's depends on when it arrived.
+IDENTIFIERS = TableSpec(
+    TableRef(SCHEMA, "identifiers"),
+    {"identifier_id": "int64", "identifier_type": "string", "identifier_value": "string", "blocked": "boolean"},
+    "Every identifier that any message ever carried, with its number, and whether its value is blocked.",
+    subject="identifier_value",
+    keys=("identifier_id",),
+    personal=("identifier_value",),
+)
+ENTRIES = TableSpec(
+    TableRef(SCHEMA, "entries"),
+    {"seq": "int64", "entry_id": "string", "fingerprint": "int64"},
+    "What was resolved: messages and removals by their place in received order. fingerprint tells a message from another of its id.",
+    subject="entry_id",
+    keys=("seq",),
+)
+EVENT_IDENTIFIERS = TableSpec(
+    TableRef(SCHEMA, "event_identifiers"),
+    {"seq": "int64", "position": "int64", "identifier_id": "int64"},
+    "The identifiers of each entry, blocked and refused ones too; position orders them as they were found.",
+    subject="identifier_id",
+    keys=("seq", "identifier_id"),
+)
+HOLDINGS = TableSpec(
+    TableRef(SCHEMA, "holdings"),
+    {"identifier_id": "int64", "profile": "int64", "attached_seq": "int64", "attached_at": "timestamp"},
+    "The profile that each identifier is attached to (which may have merged into another since).",
+    subject="identifier_id",
+    keys=("identifier_id",),
+)
+PROFILES = TableSpec(
+    TableRef(SCHEMA, "profiles"),
+    {"profile": "int64", "segment_id": "string", "canonical": "int64", "merges": "int64", "consent": "string"},
+    "Every profile: the one that it is part of now, how many it took in, its consent (a letter t, f or c per category).",
+    subject="segment_id",
+    keys=("profile",),
+)
+LAST_SHOWN = TableSpec(
+    TableRef(SCHEMA, "last_shown"),
+    {
+        "profile": "int64",
+        "identifier_type": "string",
+        "position": "int64",
+        "identifier_id": "int64",
+        "seen_seq": "int64",
+        "row_seq": "int64",
+    },
+    "The identifiers of each type that a profile showed last, when, and the seq of their newest mapping rows.",
+    subject="identifier_id",
+    keys=("profile", "identifier_id"),
+)
+APPLIED_CORRECTIONS = TableSpec(
+    TableRef(SCHEMA, "applied_corrections"),
+    {
+        "correction_id": "string",
+        "kind": "string",
+        "side": "string",
+        "identifier_type": "string",
+        "identifier_value": "string",
+        "effective_at": "timestamp",
+    },
+    "The identity corrections that the tables honour.",
+    subject="identifier_value",
+    personal=("identifier_value",),
+)
+STATE_TABLES = (
+    IDENTIFIERS,
+    ENTRIES,
+    EVENT_IDENTIFIERS,
+    HOLDINGS,
+    PROFILES,
+    LAST_SHOWN,
+    APPLIED_CORRECTIONS,
+    CORRECTIONS,
+)
 
 
 def profile_tables(schema: str) -> tuple[TableSpec, ...]:

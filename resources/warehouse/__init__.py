@@ -106,6 +106,10 @@ def timestamp_literal(instant: dt.datetime) -> ir.TimestampScalar:
     return ibis.literal(naive_utc(instant), type="timestamp(6)")
 
 
+# (dialect, expression) -> compiled query. The same expression comes again with the next build, and compiling it costs more than small
+# tables do.
+_COMPILED: dict[tuple[str, Hashable], str] = {}
+_MOST_COMPILED = 1_000
 # (dialect, key) -> compiled query with marks, and its columns.
 _TEMPLATES: dict[tuple[str, Hashable], tuple[str, ibis.Schema]] = {}
 # A template's stand-in, as compiled statements name it.
@@ -129,7 +133,7 @@ class Warehouse(ABC):
     _user_queries: dict[str, exp.Expr] = field(init=False, default_factory=dict)
     _templates: dict[str, str] = field(init=False, default_factory=dict)
     _depth: int = field(init=False, default=0)
-    _temporary: int = field(init=False, default=0)
+    _scratch: set[int] = field(init=False, default_factory=set)
 
     # -- what an engine supplies -------------------------------------------------------------------------------
 
@@ -189,7 +193,13 @@ class Warehouse(ABC):
 
     def sql(self, expression: ir.Expr) -> str:
         """The compiled query of an expression, runnable as it stands."""
-        text = self._tree(expression).sql(self.dialect)
+        key = (self.dialect, expression.op())
+        text = _COMPILED.get(key)
+        if text is None:
+            text = self._tree(expression).sql(self.dialect)
+            if len(_COMPILED) >= _MOST_COMPILED:
+                _COMPILED.pop(next(iter(_COMPILED)))
+            _COMPILED[key] = text
         if _TEMPLATE_NAME.search(text):
             text = _TEMPLATE_NAME.sub(lambda match: f"({self._templates[match[1]]})", text)
         return text
@@ -379,20 +389,27 @@ class Warehouse(ABC):
 
         ``name`` for a table that templates read (:meth:`template`): they need it under the same name each time.
         """
-        self._temporary += 1
-        ref = TableRef("cdp_scratch", name or f"s{self._temporary}")
+        number = self._free_number()
+        ref = TableRef("cdp_scratch", name or f"s{number}")
         self.create(ref, expression)
         try:
             yield self.table(ref)
         finally:
+            self._scratch.discard(number)
             with contextlib.suppress(WarehouseError):
                 self.drop(ref)
+
+    def _free_number(self) -> int:
+        """The smallest number that no scratch table has: the same work uses the same names, and so the same compiled queries."""
+        number = next(n for n in range(1, len(self._scratch) + 2) if n not in self._scratch)
+        self._scratch.add(number)
+        return number
 
     @contextlib.contextmanager
     def scratch(self, rows: pa.Table) -> Iterator[ir.Table]:
         """Arrow rows as a scratch table to join with, dropped at the end. DDL: open it outside a transaction."""
-        self._temporary += 1
-        ref = TableRef("cdp_scratch", f"s{self._temporary}")
+        number = self._free_number()
+        ref = TableRef("cdp_scratch", f"s{number}")
         self.ensure_schema(ref.schema)
         self.drop(ref)
         kinds = {
@@ -404,6 +421,7 @@ class Warehouse(ABC):
             self.append(ref, rows)
             yield self.table(ref)
         finally:
+            self._scratch.discard(number)
             with contextlib.suppress(WarehouseError):
                 self.drop(ref)
 

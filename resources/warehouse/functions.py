@@ -47,6 +47,13 @@ def _try_timestamp(value): ...  # type: ignore[empty-body]
 def _iso_text(value): ...  # type: ignore[empty-body]
 
 
+@ibis.udf.scalar.builtin(
+    name="cdp_fingerprint",
+    signature=((ibis.dtype("string"), ibis.dtype("timestamp(6)"), ibis.dtype("string"), ibis.dtype("int64")), ibis.dtype("int64")),
+)
+def _fingerprint(text, instant, file, line): ...  # type: ignore[empty-body]
+
+
 @ibis.udf.agg.builtin(name="cdp_sorted_join")
 def _sorted_join(value: str, separator: str) -> str: ...  # type: ignore[empty-body]
 
@@ -91,6 +98,11 @@ def iso_text(value: ir.TimestampValue) -> ir.StringValue:
     return _iso_text(value)
 
 
+def fingerprint(text: ir.StringValue, instant: ir.TimestampValue, file: ir.StringValue, line: ir.IntegerValue) -> ir.IntegerValue:
+    """A whole number below 2**62 that tells rows apart. It is the engine's own: never compare those of two engines."""
+    return _fingerprint(text, instant, file, line)
+
+
 def sorted_join(value: ir.StringColumn, separator: str = ",") -> ir.StringScalar:
     """Aggregate: all non-null texts of the group, duplicates included, in code point order, joined by a separator."""
     return _sorted_join(value, separator)
@@ -130,6 +142,11 @@ def _snowflake_timestamp(node: exp.Anonymous) -> exp.Expr:
     zoned = exp.TryCast(this=exp.cast(_args(node)[0], "varchar"), to=exp.DataType.build("TIMESTAMP_TZ", dialect="snowflake"))
     utc = _call("CONVERT_TIMEZONE", exp.Literal.string("UTC"), zoned)
     return exp.cast(utc, exp.DataType.build("TIMESTAMP_NTZ", dialect="snowflake"))
+
+
+def _hashed(function: str) -> Callable[[exp.Anonymous], exp.Expr]:
+    # Some engines hash to unsigned 64 bits: what is left of 62 fits everywhere.
+    return lambda node: exp.cast(exp.Mod(this=_call(function, *_args(node)), expression=exp.Literal.number(2**62)), "bigint")
 
 
 def _text_of(function: str, pattern: str) -> Callable[[exp.Anonymous], exp.Expr]:
@@ -178,6 +195,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_BIGINT": _try("bigint"),
         "CDP_TRY_BOOLEAN": _try("boolean"),
         "CDP_TRY_TIMESTAMP": _duckdb_timestamp,
+        "CDP_FINGERPRINT": _hashed("HASH"),
         "CDP_ISO_TEXT": _text_of("STRFTIME", "%Y-%m-%dT%H:%M:%S.%fZ"),
         "CDP_SORTED_JOIN": _string_agg,
     },
@@ -190,6 +208,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_BIGINT": _try("bigint"),
         "CDP_TRY_BOOLEAN": _try("boolean"),
         "CDP_TRY_TIMESTAMP": _snowflake_timestamp,
+        "CDP_FINGERPRINT": _hashed("HASH"),
         "CDP_ISO_TEXT": _snowflake_iso_text,
         "CDP_SORTED_JOIN": _listagg,
     },
@@ -200,6 +219,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_BIGINT": _try("bigint"),
         "CDP_TRY_BOOLEAN": _try("boolean"),
         "CDP_TRY_TIMESTAMP": _bigquery_timestamp,
+        "CDP_FINGERPRINT": lambda n: _call("FARM_FINGERPRINT", _call("FORMAT", exp.Literal.string("%T"), _call("STRUCT", *_args(n)))),
         "CDP_ISO_TEXT": lambda n: _call("FORMAT_DATETIME", exp.Literal.string("%Y-%m-%dT%H:%M:%E6SZ"), *_args(n)),
         "CDP_SORTED_JOIN": _string_agg,
     },
@@ -210,6 +230,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_BIGINT": _try("bigint"),
         "CDP_TRY_BOOLEAN": _try("boolean"),
         "CDP_TRY_TIMESTAMP": _try("timestamp"),
+        "CDP_FINGERPRINT": _hashed("XXHASH64"),
         "CDP_ISO_TEXT": _text_of("DATE_FORMAT", "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'"),
         "CDP_SORTED_JOIN": _array_join,
     },

@@ -14,7 +14,8 @@ from cdp_assets.raw_events.build import build_window
 from cdp_assets.raw_events.intake import take_in
 from cdp_assets.space.models import ConsentCategory, IdentifierRule, IdentitySettings, SpaceConfig
 from cdp_assets.space.time import windows
-from cdp_assets.unified_profiles.build import ProfilesResult, build_profiles, trait_text
+from cdp_assets.unified_profiles.build import ProfilesResult, build_profiles
+from cdp_assets.unified_profiles.logs import trait_text
 from cdp_assets.unified_profiles.tables import (
     canonical_ids_as_of,
     consent_as_of,
@@ -32,6 +33,11 @@ def minute(number: float) -> dt.datetime:
     return START + dt.timedelta(minutes=number)
 
 
+def nth(number: int) -> int:
+    """seq of the n-th message (from 1), one a minute: the second, and the rank in it."""
+    return int(minute(number - 1).timestamp()) * 2**31 + 1
+
+
 def read(people, reading, as_of: dt.datetime = AS_OF) -> list[tuple]:
     rows = people.warehouse.rows(reading(people.warehouse, people.graph, as_of), 10_000)
     return sorted((tuple(row.values()) for row in rows), key=str)
@@ -42,8 +48,8 @@ def test_AE4_4_a_blocked_value_alone_resolves_to_nobody(people) -> None:
     assert people.build() == ProfilesResult(profiles=0, merges=0, violations=1, resolved=0, unresolved=1)
     assert people.profile_of(message) is None
     assert people.rows("identity_violations", "identifier_type", "reason", "seq") == [
-        ("anonymous_id", "id_value_blocked", 1),
-        (None, "no_matching_identifiers", 1),
+        ("anonymous_id", "id_value_blocked", nth(1)),
+        (None, "no_matching_identifiers", nth(1)),
     ]
 
 
@@ -57,12 +63,12 @@ def test_AE4_5_earlier_anonymous_events_count_for_the_profile_they_merged_into(a
     p1, p2 = people.profile_of(known), people.profile_of(page)
     assert p1 != p2 and people.profile_of(link) == p1
     assert people.rows("id_graph_updates", "segment_id", "canonical_segment_id", "triggering_event_id", "seq") == sorted(
-        [(p1, p1, known, 1), (p2, p2, page, 2), (p2, p1, link, 3)], key=str
+        [(p1, p1, known, nth(1)), (p2, p2, page, nth(2)), (p2, p1, link, nth(3))], key=str
     )
     assert read(people, events_as_of) == [(known, p1), (page, p1), (link, p1)]
     assert read(people, events_as_of, minute(2)) == [(known, p1), (page, p2)]
     assert people.rows("user_identifiers", "canonical_segment_id", "type", "value", "seq") == sorted(
-        [(p1, "user_id", "u1", 1), (p1, "email", "e@x", 1), (p1, "anonymous_id", "a", 2)], key=str
+        [(p1, "user_id", "u1", nth(1)), (p1, "email", "e@x", nth(1)), (p1, "anonymous_id", "a", nth(2))], key=str
     )
 
 
@@ -109,7 +115,7 @@ def test_merges_are_recursive(people) -> None:
     people.build()
     a, b, c = (people.profile_of(message) for message in ids)
     assert people.rows("id_graph_updates", "seq", "segment_id", "canonical_segment_id") == sorted(
-        [(1, a, a), (2, b, b), (3, c, c), (5, c, b), (6, b, a), (6, c, a)], key=str
+        [(nth(1), a, a), (nth(2), b, b), (nth(3), c, c), (nth(12), c, b), (nth(13), b, a), (nth(13), c, a)], key=str
     )
     assert read(people, canonical_ids_as_of) == sorted([(a, a), (b, a), (c, a)], key=str)
 
@@ -137,10 +143,10 @@ def test_consent_of_a_profile_that_never_said_counts_as_false_in_a_merge(people)
     people.say("u1", consent={})
     people.build()
     assert people.rows("consent_states", "seq", "category", "value") == [
-        (1, "ad", "true"),
-        (1, "stats", "false"),
-        (3, "ad", "conflict"),
-        (4, "ad", "false"),
+        (nth(1), "ad", "true"),
+        (nth(1), "stats", "false"),
+        (nth(3), "ad", "conflict"),
+        (nth(4), "ad", "false"),
     ]
 
 
