@@ -13,7 +13,13 @@ from resources.warehouse import Warehouse, naive_utc
 
 
 def renamed(
-    warehouse: Warehouse, schema: str, replaced: ir.Table, gone: set[str], made: Iterable[str], new: ir.Table, loaded_at: dt.datetime
+    warehouse: Warehouse,
+    schema: str,
+    replaced: ir.Table,
+    gone: set[str],
+    made: Iterable[str],
+    new: ir.Table,
+    loaded_at: dt.datetime,
 ) -> pa.Table | None:
     """All rows of ``id_aliases`` after a correction, or None when nothing changes.
 

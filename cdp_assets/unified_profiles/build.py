@@ -28,7 +28,7 @@ from cdp_assets.unified_profiles.free import resolve
 from cdp_assets.unified_profiles.last_seen import ShownRows, mapping_rows
 from cdp_assets.unified_profiles.logs import Rows, Writing, log_rows, log_specs
 from cdp_assets.unified_profiles.merges import Merges
-from cdp_assets.unified_profiles.numbers import NO_IDENTIFIERS, NO_PROFILE, Ints, Outcome
+from cdp_assets.unified_profiles.numbers import NO_IDENTIFIERS, Ints, Outcome
 from cdp_assets.unified_profiles.state import Met, fetch, instants, ints, meet
 from cdp_assets.unified_profiles.tables import (
     APPLIED_CORRECTIONS,
@@ -229,9 +229,9 @@ def _state_rows(met: Met, outcome: Outcome, merges: Merges, consent: dict[int, s
     """The rows of the tables that the next build continues from, of all that was met or created."""
     canonical = merges.canonical()
     return {
-        PROFILES.ref: ints(profile=merges.profiles, canonical=canonical, merges=_merge_counts(met, outcome, merges)).append_column(
-            "consent", pa.array([consent.get(profile) for profile in merges.profiles.tolist()], pa.string())
-        ),
+        PROFILES.ref: ints(
+            profile=merges.profiles, canonical=canonical, merges=_merge_counts(met, outcome, merges)
+        ).append_column("consent", pa.array([consent.get(profile) for profile in merges.profiles.tolist()], pa.string())),
         HOLDINGS.ref: _holdings(met, outcome),
         LAST_SHOWN.ref: ints(
             profile=shown.profile,

@@ -205,9 +205,7 @@ def _through(merged: _Merged) -> None:
 # -- which components are free ---------------------------------------------------------------------------------------
 
 
-def _free(
-    entries: Entries, state: State, policy: Policy, births: _Births, component: Ints, merges: _Merged
-) -> Bools:
+def _free(entries: Entries, state: State, policy: Policy, births: _Births, component: Ints, merges: _Merged) -> Bools:
     """Whether no rule can refuse anything in each component."""
     count = int(component.max(initial=-1)) + 1
     inside = births.of_identifier != NO_PROFILE

@@ -134,7 +134,9 @@ def mapping_rows(
     moving = np.unique(np.concatenate([outcome.merged[1], outcome.merged[2], outcome.removed[2]]))
     in_order = np.isin(runs.profile, moving)
     old_moves = np.isin(before.profile, moving)
-    quiet, quiet_after = _in_bulk(entries, Runs(*(c[~in_order] for c in runs)), codes, ShownRows(*(c[~old_moves] for c in before)))
+    quiet, quiet_after = _in_bulk(
+        entries, Runs(*(c[~in_order] for c in runs)), codes, ShownRows(*(c[~old_moves] for c in before))
+    )
     moved, moved_after = _in_order(
         entries, outcome, state, Runs(*(c[in_order] for c in runs)), codes, ShownRows(*(c[old_moves] for c in before))
     )
@@ -160,10 +162,7 @@ def _runs(entries: Entries, outcome: Outcome, state: State, kinds: int, codes: _
     epoch = merges_until(outcome, profile, entry)
     begins = np.append(
         True,
-        (profile[1:] != profile[:-1])
-        | (kind[1:] != kind[:-1])
-        | (code[1:] != code[:-1])
-        | (epoch[1:] != epoch[:-1]),
+        (profile[1:] != profile[:-1]) | (kind[1:] != kind[:-1]) | (code[1:] != code[:-1]) | (epoch[1:] != epoch[:-1]),
     )
     first = np.flatnonzero(begins)
     last = np.append(first[1:], len(entry)) - 1
@@ -186,9 +185,7 @@ def merges_until(outcome: Outcome, profile: Ints, entry: Ints) -> Ints:
     return np.where(concerned, counts, 0)
 
 
-def _in_bulk(
-    entries: Entries, runs: Runs, codes: _Codes, before: ShownRows
-) -> tuple[tuple[Ints, Ints, Ints], ShownRows]:
+def _in_bulk(entries: Entries, runs: Runs, codes: _Codes, before: ShownRows) -> tuple[tuple[Ints, Ints, Ints], ShownRows]:
     """Profiles that neither merge nor lose identifiers: each run has its row, but for a first one that goes on with what was shown."""
     size = len(runs.profile)
     opens = np.ones(size, dtype=np.bool_)
@@ -215,9 +212,7 @@ def _in_bulk(
     closes = np.append(opens[1:], True) if size else opens
     seen = entries.seq[runs.last[closes]] if size else np.empty(0, dtype=np.int64)
     place, identifier, position = _members(codes, runs.code[closes])
-    now = ShownRows(
-        runs.profile[closes][place], runs.kind[closes][place], position, identifier, seen[place], rows[closes][place]
-    )
+    now = ShownRows(runs.profile[closes][place], runs.kind[closes][place], position, identifier, seen[place], rows[closes][place])
     after = ShownRows(*(np.concatenate([old[kept], new]) for old, new in zip(before, now, strict=True)))
     return (written[1], written[2], written[0]), after
 

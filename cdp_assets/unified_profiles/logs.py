@@ -89,9 +89,7 @@ def log_rows(w: Writing, mappings: tuple[Ints, Ints, Ints], merges: Merges) -> t
 def _events(w: Writing) -> ir.Table:
     """The entries with their profile: what a row repeats of its entry, under the names of the logs."""
     profile = w.outcome.profile
-    found = w.scratch(
-        pa.table({"seq": w.met.entries.seq, "profile": pa.array(profile, pa.int64(), mask=profile == NO_PROFILE)})
-    )
+    found = w.scratch(pa.table({"seq": w.met.entries.seq, "profile": pa.array(profile, pa.int64(), mask=profile == NO_PROFILE)}))
     entries = w.work.entries.join(found, "seq").left_join(w.names, "profile")
     return w.stack.enter_context(
         w.warehouse.staged(entries.select(**_triggers(entries), removes=entries.removes, segment_id=entries.segment_id))
@@ -256,5 +254,3 @@ def _violation_rows(w: Writing, events: ir.Table) -> list[ir.Table | pa.Table]:
 
 def _value_hash(rows: ir.Table) -> ir.Value:
     return fn.sha256(rows.identifier_type + ":" + rows.identifier_value)
-
-

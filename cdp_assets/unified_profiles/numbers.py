@@ -153,5 +153,3 @@ class Outcome:
     attached: tuple[Ints, Ints, Ints] = field(default_factory=lambda: (_none(), _none(), _none()))
     removed: tuple[Ints, Ints, Ints] = field(default_factory=lambda: (_none(), _none(), _none()))
     refused: tuple[Ints, Ints, Ints] = field(default_factory=lambda: (_none(), _none(), _none()))
-
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,7 +15,6 @@ from cdp_assets.unified_profiles.tables import CORRECTIONS
 from resources.warehouse import TableSpec, Warehouse, naive_utc
 
 
-
 def take_out(warehouse: Warehouse, schema: str, replaced: ir.Table, stack: ExitStack) -> list[tuple[TableSpec, ir.Table]]:
     """Scratch copies of the log rows that go. DDL: call it outside a transaction."""
     found = []
@@ -26,9 +24,7 @@ def take_out(warehouse: Warehouse, schema: str, replaced: ir.Table, stack: ExitS
     return found
 
 
-def keep_different(
-    warehouse: Warehouse, old: list[tuple[TableSpec, ir.Table]], loaded_at: dt.datetime, run_id: str
-) -> int:
+def keep_different(warehouse: Warehouse, old: list[tuple[TableSpec, ir.Table]], loaded_at: dt.datetime, run_id: str) -> int:
     """Append the old rows that are no longer in their tables to ``corrections``; how many. Call it after the new rows are in."""
     count = 0
     for spec, rows in old:

@@ -57,7 +57,13 @@ class Work:
 
 
 def gather(
-    warehouse: Warehouse, settings: IdentitySettings, until: dt.datetime, before: dt.datetime | None, *, anew: bool, stack: ExitStack
+    warehouse: Warehouse,
+    settings: IdentitySettings,
+    until: dt.datetime,
+    before: dt.datetime | None,
+    *,
+    anew: bool,
+    stack: ExitStack,
 ) -> Work:
     """Stage the work of a build: entries with received_at < ``until`` where the last build reached ``before`` (None: the first).
 
@@ -92,11 +98,11 @@ def gather(
     return Work(entries, identifiers, dictionary, replaced, standing, anew, corrected)
 
 
-def _earliest(
-    warehouse: Warehouse, entries: ir.Table, replaced: ir.Table, before: dt.datetime | None
-) -> dt.datetime | None:
+def _earliest(warehouse: Warehouse, entries: ir.Table, replaced: ir.Table, before: dt.datetime | None) -> dt.datetime | None:
     old = warehouse.scalar(replaced.seq.min())
-    again = warehouse.scalar(entries.filter(entries.received_at < timestamp_literal(before)).received_at.min()) if before else None
+    again = (
+        warehouse.scalar(entries.filter(entries.received_at < timestamp_literal(before)).received_at.min()) if before else None
+    )
     found = [again.replace(tzinfo=dt.UTC)] if again is not None else []
     if old is not None:
         found.append(dt.datetime.fromtimestamp(old // _SECOND, dt.UTC))
@@ -165,9 +171,7 @@ def _identifiers(
         values.identifier_type, values.identifier_value, values.first, number=dictionary.identifier_id, bad=dictionary.blocked
     )
     # Numbered as they appear: numbers of identifiers that meet lie close together.
-    order = ibis.row_number().over(
-        group_by=met.number.isnull(), order_by=[met.first, met.identifier_type, met.identifier_value]
-    )
+    order = ibis.row_number().over(group_by=met.number.isnull(), order_by=[met.first, met.identifier_type, met.identifier_value])
     numbered = met.select(
         "identifier_type",
         "identifier_value",
@@ -256,7 +260,9 @@ def _changed(
     seconds = ibis.union(
         gone.select("second"), added.select(second=added.received_at.truncate("s").epoch_seconds().cast("int64"))
     ).distinct()
-    renumbered = stack.enter_context(warehouse.staged(entries.filter((entries.seq // _SECOND).isin(seconds.second)).select("seq")))
+    renumbered = stack.enter_context(
+        warehouse.staged(entries.filter((entries.seq // _SECOND).isin(seconds.second)).select("seq"))
+    )
     new = _found(warehouse, settings, added, stack).select("identifier_type", "identifier_value").distinct()
     touched = stack.enter_context(warehouse.scratch(_identifier_rows(corrections)))
     seeds = ibis.union(new, touched).join(warehouse.table(IDENTIFIERS.ref), ["identifier_type", "identifier_value"])
@@ -295,9 +301,7 @@ def _component(warehouse: Warehouse, carried: ir.Table, first: ir.Table, stack: 
     count = warehouse.count(reached)
     while True:
         entries = carried.filter(carried.identifier_id.isin(reached.identifier_id)).select("seq").distinct()
-        wider = ibis.union(
-            reached, carried.filter(carried.seq.isin(entries.seq)).select("identifier_id"), distinct=True
-        )
+        wider = ibis.union(reached, carried.filter(carried.seq.isin(entries.seq)).select("identifier_id"), distinct=True)
         reached = stack.enter_context(warehouse.staged(wider))
         wider_count = warehouse.count(reached)
         if wider_count == count:

@@ -49,7 +49,10 @@ def _iso_text(value): ...  # type: ignore[empty-body]
 
 @ibis.udf.scalar.builtin(
     name="cdp_fingerprint",
-    signature=((ibis.dtype("string"), ibis.dtype("timestamp(6)"), ibis.dtype("string"), ibis.dtype("int64")), ibis.dtype("int64")),
+    signature=(
+        (ibis.dtype("string"), ibis.dtype("timestamp(6)"), ibis.dtype("string"), ibis.dtype("int64")),
+        ibis.dtype("int64"),
+    ),
 )
 def _fingerprint(text, instant, file, line): ...  # type: ignore[empty-body]
 
@@ -219,7 +222,9 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_BIGINT": _try("bigint"),
         "CDP_TRY_BOOLEAN": _try("boolean"),
         "CDP_TRY_TIMESTAMP": _bigquery_timestamp,
-        "CDP_FINGERPRINT": lambda n: _call("FARM_FINGERPRINT", _call("FORMAT", exp.Literal.string("%T"), _call("STRUCT", *_args(n)))),
+        "CDP_FINGERPRINT": lambda n: _call(
+            "FARM_FINGERPRINT", _call("FORMAT", exp.Literal.string("%T"), _call("STRUCT", *_args(n)))
+        ),
         "CDP_ISO_TEXT": lambda n: _call("FORMAT_DATETIME", exp.Literal.string("%Y-%m-%dT%H:%M:%E6SZ"), *_args(n)),
         "CDP_SORTED_JOIN": _string_agg,
     },
