@@ -18,6 +18,7 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cdp_assets import cli_identity
 from cdp_assets.cli_ledger import ledger_app
 from cdp_assets.cli_support import (
     AsOfOption,
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(ledger_app, name="ledger")
+cli_identity.register(app)
 
 
 def main() -> None:

@@ -145,6 +145,23 @@ ID_ALIASES = TableSpec(
     subject="new_segment_id",
     keys=("old_segment_id",),
 )
+IDENTITY_CORRECTIONS = TableSpec(
+    TableRef(SCHEMA, "identity_corrections"),
+    {
+        "correction_id": "string",
+        "kind": "string",
+        "side": "string",
+        "identifier_type": "string",
+        "identifier_value": "string",
+        "effective_at": "timestamp",
+        "reason": "string",
+        "loaded_at": "timestamp",
+    },
+    "What people decided about identity, an input of resolution: 'separate' keeps the identifiers of side a and of side b in different "
+    "profiles, in the whole history; 'remove' takes an identifier from its profile at effective_at.",
+    subject="identifier_value",
+    personal=("identifier_value",),
+)
 BUILDS = builds_spec(SCHEMA)
 
 INTERNAL_TABLES = (TRAIT_UPDATES, EVENT_PROFILES, CONSENT_UPDATES, CONSENT_STATES, VIOLATIONS, ID_ALIASES, BUILDS)
