@@ -102,7 +102,7 @@ def test_unmerged_profiles_stay_apart_at_this_build_at_the_next_and_in_a_rebuild
 
 
 def test_an_unmerge_taken_back_merges_again(people: People) -> None:
-    visitor, customer = two_that_merge(people)
+    _, customer = two_that_merge(people)
     before = people.all_tables()
     made = unmerge(people.warehouse, people.graph, str(customer), reason="", loaded_at=AS_OF)
     assert unmerge(people.warehouse, people.graph, str(customer), reason="", loaded_at=AS_OF).known
