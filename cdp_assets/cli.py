@@ -18,7 +18,7 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cdp_assets import cli_privacy
+from cdp_assets import cli_identity, cli_privacy
 from cdp_assets.cli_ledger import ledger_app
 from cdp_assets.cli_support import (
     AsOfOption,
@@ -44,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(ledger_app, name="ledger")
 cli_privacy.register(app)
+cli_identity.register(app)
 
 
 def main() -> None:
