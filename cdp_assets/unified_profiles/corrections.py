@@ -75,7 +75,7 @@ def unmerge(warehouse: Warehouse, graph: DataGraph, part: str, *, reason: str, l
         for side, profile in (("a", part), ("b", merge["canonical_segment_id"]))
     }
     both = sides["a"] & sides["b"]
-    rows = [(side, identifier) for side in sides for identifier in sorted(sides[side] - both)]
+    rows: list[tuple[str | None, Identifier]] = [(side, i) for side in sides for i in sorted(sides[side] - both)]
     if {side for side, _ in rows} != {"a", "b"}:
         raise CorrectionError("one of the two profiles held no identifier of its own, so there is nothing to keep apart")
     return _record(warehouse, SEPARATE, rows, None, reason, loaded_at)
