@@ -201,7 +201,7 @@ def _audience_partition(built: AudienceResult, as_of: dt.datetime) -> dict[str, 
 def take_in_landing(context: dg.AssetExecutionContext, resource: SpaceResource, space: Space, warehouse: Warehouse) -> None:
     """Take in landing files that are listed but unread, up to identity, so that a sync knows every consent that has landed."""
     now = dt.datetime.now(dt.UTC)
-    built = take_in_and_build(warehouse, space.config, resource.landing(space), [], now, context.run.run_id, affected_only=True)
+    built = take_in_and_build(warehouse, space, resource.landing(space), [], now, context.run.run_id, affected_only=True)
     if not built.files:
         return
     build_profiles(warehouse, space.config, space.graph, as_of=now, loaded_at=now, run_id=context.run.run_id)

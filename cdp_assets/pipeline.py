@@ -201,7 +201,7 @@ def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_id: st
     known = timestamp_literal(as_of)
     partition = window_of(space.config, as_of).key
     messages = warehouse.table(MESSAGES.ref)
-    duplicates = warehouse.table(DUPLICATES.ref)
+    duplicates, quarantine = warehouse.table(DUPLICATES.ref), warehouse.table(QUARANTINE.ref)
     ids = canonical_ids_as_of(warehouse, space.graph, as_of)
     values = warehouse.table(TRAIT_VALUES.ref) if space.traits else None
     summary: dict[str, Any] = {
@@ -209,7 +209,7 @@ def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_id: st
         "raw_events": {
             "accepted": warehouse.count(messages.filter(messages.received_at < known)),
             "duplicates": warehouse.count(duplicates.filter(duplicates.received_at < known)),
-            "quarantined": warehouse.count(warehouse.table(QUARANTINE.ref)),
+            "quarantined": warehouse.count(quarantine.filter(quarantine.window_at.isnull() | (quarantine.window_at < known))),
         },
         "profiles": int(warehouse.scalar(ids.canonical_segment_id.nunique())),
         "merges": warehouse.count(ids.filter(ids.segment_id != ids.canonical_segment_id)),

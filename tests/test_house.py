@@ -158,6 +158,7 @@ def table_specs():
 # Tables about files, builds, revisions and counts: rows that are nobody's.
 NOBODYS = {
     "landing_files",
+    "line_counts",
     "event_columns",
     "builds",
     "path_rows",

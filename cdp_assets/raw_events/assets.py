@@ -22,9 +22,11 @@ from cdp_assets.raw_events import checks
 from cdp_assets.raw_events.build import Counts, affected_windows, build_window
 from cdp_assets.raw_events.event_tables import EventTablesResult, build_event_tables
 from cdp_assets.raw_events.intake import take_in
+from cdp_assets.raw_events.policies import build_stages
 from cdp_assets.raw_events.tables import EVENT_COLUMNS, MESSAGES, QUARANTINE, SCHEMA
 from cdp_assets.space.builds import builds_spec, record_build
 from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window, window_by_key
 from resources.instance import pool_of
 from resources.space import SpaceResource
@@ -79,7 +81,7 @@ def build_raw_events(config: SpaceConfig) -> dg.AssetsDefinition:
         if windows:
             window_as_of(context, windows[-1])
         with space.open(loaded, on_wait=context.log.info) as warehouse:
-            built = take_in_and_build(warehouse, loaded.config, space.landing(loaded), windows, instant, context.run.run_id)
+            built = take_in_and_build(warehouse, loaded, space.landing(loaded), windows, instant, context.run.run_id)
             verdicts = checks.evaluate(warehouse, built.counts)
         windows, counts, tables = built.windows, built.counts, built.tables
         late = [window for window in windows if window.key not in context.partition_keys]
@@ -135,7 +137,7 @@ class RawBuild:
 
 def take_in_and_build(
     warehouse: Warehouse,
-    config: SpaceConfig,
+    space: Space,
     landing: Path,
     selected: Sequence[Window],
     instant: dt.datetime,
@@ -148,8 +150,9 @@ def take_in_and_build(
     ``affected_only``: no window is selected; every window that an unread file reaches is built, also one never built before.
     """
     now = dt.datetime.now(dt.UTC)
-    intake = take_in(warehouse, landing, loaded_at=now)
-    affected = affected_windows(warehouse, config, intake)
+    config = space.config
+    intake = take_in(warehouse, config, landing, loaded_at=now, stages=build_stages(space, warehouse))
+    affected = affected_windows(warehouse, intake)
     if affected_only:
         windows = sorted(w for w in (window_by_key(config, key) for key in affected) if w.start < instant)
     else:

@@ -1,30 +1,44 @@
-"""Taking in landing files: every line of every new file becomes one row of ``landing_lines``, message or not.
+"""Taking in landing files: each line of each new file becomes exactly one of message, duplicate, or quarantined line.
 
-Files are known by content hash. A file that grew has a new hash and is read again; its earlier lines are then duplicates.
-Python sees the rows here because here they enter; they leave in Arrow chunks, so memory does not grow with the files.
+Files are known by content hash. Lines pass in chunks, so memory does not grow with the files: parsed, judged by the space's stages,
+written; at the end of the intake duplicates are settled against all history. One transaction: all of it or nothing.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from cdp_assets.raw_events import dedup
+from cdp_assets.raw_events.bulk import Parser
+from cdp_assets.raw_events.calendar import Calendar
 from cdp_assets.raw_events.columns import Column, FirstValues, new_columns
-from cdp_assets.raw_events.landing import LandingFile, RawLine, content_hash, list_landing, read_lines
-from cdp_assets.raw_events.parse import Message, Rejection, parse_line
-from cdp_assets.raw_events.tables import EVENT_COLUMNS, LANDING_FILES, LANDING_LINES, TABLES
+from cdp_assets.raw_events.landing import Chunk, LandingFile, content_hash, list_landing, read_chunks
+from cdp_assets.raw_events.parse import Rejection
+from cdp_assets.raw_events.parsed import Rejected, contents_of
+from cdp_assets.raw_events.stages import MESSAGE_BATCH, VIOLATION_BATCH, Stage
+from cdp_assets.raw_events.tables import (
+    DUPLICATES,
+    EVENT_COLUMNS,
+    LANDING_FILES,
+    LINE_COUNTS,
+    MESSAGES,
+    QUARANTINE,
+    TABLES,
+    VIOLATIONS,
+)
+from cdp_assets.space.models import SpaceConfig
 from resources.warehouse import Warehouse, naive_utc
 
-CHUNK_ROWS = 20_000
-_NO_MESSAGE = (None,) * len(Message._fields)
-_RECEIVED_AT = Message._fields.index("received_at")
-_MESSAGE_ID = Message._fields.index("message_id")
-_LINE_SCHEMA = LANDING_LINES.schema.to_pyarrow()
+BEFORE_START = "before_start"
+# Lines without a time, before the first line with one, that may wait for it.
+_MAX_WAITING = 20_000
+_QUARANTINE = pa.schema([column for column in QUARANTINE.schema.to_pyarrow() if column.name != "partition_key"])
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,7 @@ class TakenFile:
     lines: int
     first_received_at: dt.datetime | None
     last_received_at: dt.datetime | None
+    size: int
 
 
 @dataclass(frozen=True)
@@ -57,15 +72,21 @@ class IntakeResult:
         return sum(file.lines for file in self.taken)
 
 
-def take_in(warehouse: Warehouse, folder: Path, loaded_at: dt.datetime) -> IntakeResult:
-    """Read the files of ``folder`` that are not yet taken in. All of them or, when it breaks off, none. Idempotent."""
+def take_in(
+    warehouse: Warehouse, config: SpaceConfig, folder: Path, loaded_at: dt.datetime, stages: Sequence[Stage] = ()
+) -> IntakeResult:
+    """Read the files of ``folder`` that are not yet taken in. All of them or, when it breaks off, none. Idempotent.
+
+    ``stages`` judge the parsed messages, in this order, before duplicates are settled.
+    """
     warehouse.ensure(*TABLES)
+    dedup.prepare(warehouse)
     hashes = _known_hashes(warehouse)
+    calendar, parser = Calendar(config), Parser(config.warehouse.memory_limit)
     taken: list[TakenFile] = []
     values: dict[str, FirstValues] = {}
     known, unreadable = 0, []
-    chunk = _Chunk(warehouse)
-    with warehouse.transaction():
+    with parser, warehouse.transaction():
         for file in list_landing(Path(folder)):
             try:
                 file_hash, size = content_hash(file.path)
@@ -75,21 +96,19 @@ def take_in(warehouse: Warehouse, folder: Path, loaded_at: dt.datetime) -> Intak
             if file_hash in hashes:
                 known += 1
                 continue
-            reading = _Reading(file, file_hash, size)
+            reading = _Reading(warehouse, parser, calendar, stages, file, file_hash, size, config.source_of(file.relative_name))
             try:
-                for row in reading.rows():
-                    chunk.add(row)
+                taken.append(reading.run())
             except OSError:
-                chunk.flush()
-                warehouse.delete(LANDING_LINES.ref, [("file_hash", "=", file_hash)])
+                reading.undo()
                 unreadable.append(file.relative_name)
                 continue
             hashes.add(file_hash)
-            taken.append(reading.result())
             values[file_hash] = reading.values
-        chunk.flush()
-        _append_files(warehouse, taken, loaded_at)
-        _append_columns(warehouse, taken, values)
+        if taken:
+            _append_files(warehouse, taken, loaded_at)
+            _append_columns(warehouse, taken, values)
+            dedup.settle_duplicates(warehouse, loaded_at)
     return IntakeResult(tuple(taken), known, tuple(unreadable))
 
 
@@ -99,79 +118,145 @@ def _known_hashes(warehouse: Warehouse) -> set[str]:
 
 
 @dataclass
-class _Chunk:
-    """Rows on their way to ``landing_lines``."""
+class _Reading:
+    """One file on its way into the tables, chunk by chunk, and what there is to say about it."""
 
     warehouse: Warehouse
-    rows: list[tuple] = field(default_factory=list)
-
-    def add(self, row: tuple) -> None:
-        self.rows.append(row)
-        if len(self.rows) >= CHUNK_ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.rows:
-            columns = zip(*self.rows, strict=True)
-            arrays = [pa.array(column, target.type) for column, target in zip(columns, _LINE_SCHEMA, strict=True)]
-            self.warehouse.append(LANDING_LINES.ref, pa.table(arrays, schema=_LINE_SCHEMA))
-            self.rows = []
-
-
-@dataclass
-class _Reading:
-    """One file being read: its rows, in the order of the columns of ``landing_lines``, and what there is to say about it."""
-
+    parser: Parser
+    calendar: Calendar
+    stages: Sequence[Stage]
     file: LandingFile
     file_hash: str
     size: int
+    source: str | None
     lines: int = 0
     first: dt.datetime | None = None
     last: dt.datetime | None = None
     values: FirstValues = field(default_factory=FirstValues)
+    # A line without a received time goes to the partition of the file's first one; those before it wait for it.
+    _window_at: dt.datetime | None = None
+    _waiting: list[Rejected] = field(default_factory=list)
+    _counts: dict[str, int] = field(default_factory=dict)
 
-    def rows(self) -> Iterator[tuple]:
-        # A line without a received time goes to the partition of the file's first one; those before it wait for it.
-        waiting: list[tuple[RawLine, Rejection]] = []
-        window_at: dt.datetime | None = None
-        for line in read_lines(self.file.path, self.size):
-            self.lines += 1
-            row = self._row(line)
-            received_at = row.received_at
-            if isinstance(row, Rejection) and received_at is None and window_at is None and len(waiting) < CHUNK_ROWS:
-                waiting.append((line, row))
-                continue
-            if window_at is None:
-                window_at = received_at
-                yield from (self._rejected(early, rejection, window_at) for early, rejection in waiting)
-                waiting = []
-            if isinstance(row, Message):
-                yield (self.file_hash, self.file.relative_name, line.number, received_at, None, None, None, None, *row)
-            else:
-                yield self._rejected(line, row, received_at or window_at)
-        yield from (self._rejected(early, rejection, None) for early, rejection in waiting)
+    def run(self) -> TakenFile:
+        """Write all lines. Raises OSError where the file cannot be read on."""
+        for chunk in read_chunks(self.file.path, self.size):
+            self.lines += len(chunk.numbers) + len(chunk.broken)
+            self._take(chunk)
+        self._refuse(self._waiting, self._window_at)
+        counted = {"file_hash": [self.file_hash] * len(self._counts), "partition_key": list(self._counts)}
+        self.warehouse.append(LINE_COUNTS.ref, pa.table({**counted, "lines": list(self._counts.values())}))
+        return TakenFile(self.file_hash, self.file.relative_name, self.lines, self.first, self.last, self.size)
 
-    def _row(self, line: RawLine) -> Message | Rejection:
-        parsed = Rejection(line.reason) if line.reason else parse_line(line.content)
-        if isinstance(parsed, Rejection):
-            return parsed
-        message, document = parsed
-        self.values.observe(message.type, message.event_slug, message.context, document)
-        received_at = message.received_at
-        if self.first is None or received_at < self.first:
-            self.first = received_at
-        if self.last is None or received_at > self.last:
-            self.last = received_at
-        return message
+    def undo(self) -> None:
+        """Take back what was written of a file that could not be read to its end."""
+        for spec in (MESSAGES, DUPLICATES, QUARANTINE, VIOLATIONS, LINE_COUNTS):
+            self.warehouse.delete(spec.ref, [("file_hash", "=", self.file_hash)])
 
-    def _rejected(self, line: RawLine, rejection: Rejection, window_at: dt.datetime | None) -> tuple:
-        fields: list[Any] = list(_NO_MESSAGE)
-        fields[_MESSAGE_ID], fields[_RECEIVED_AT] = rejection.message_id, rejection.received_at
-        place = (self.file_hash, self.file.relative_name, line.number)
-        return (*place, window_at, rejection.reason, rejection.detail, _readable(line.content), None, *fields)
+    def _take(self, chunk: Chunk) -> None:
+        parsed = self.parser.parse(chunk, self.values)
+        messages, rejected = parsed.messages, parsed.rejected
+        rejected += [Rejected(line.number, Rejection(line.reason), line.content) for line in chunk.broken if line.reason]
+        rejected.sort(key=lambda one: one.line)
+        self._find_window_at(messages, rejected)
+        if self._window_at is None and len(self._waiting) + len(rejected) <= _MAX_WAITING:
+            self._waiting += rejected
+        else:
+            self._refuse([*self._waiting, *rejected], self._window_at)
+            self._waiting = []
+        if messages.num_rows:
+            self._accept(chunk, self._placed(messages))
 
-    def result(self) -> TakenFile:
-        return TakenFile(self.file_hash, self.file.relative_name, self.lines, self.first, self.last)
+    def _find_window_at(self, messages: pa.Table, rejected: list[Rejected]) -> None:
+        dated = [(one.line, one.rejection.received_at) for one in rejected if one.rejection.received_at is not None]
+        if messages.num_rows:
+            dated.append((messages["line"][0].as_py(), messages["received_at"][0].as_py()))
+            span = pc.min_max(messages["received_at"]).as_py()
+            self.first = min(self.first or span["min"], span["min"])
+            self.last = max(self.last or span["max"], span["max"])
+        if self._window_at is None and dated:
+            self._window_at = min(dated)[1]
+
+    def _placed(self, messages: pa.Table) -> pa.Table:
+        """The messages as stages see them."""
+        rows = messages.num_rows
+        place = {
+            "source": pa.repeat(pa.scalar(self.source, pa.string()), rows),
+            "file_hash": pa.repeat(pa.scalar(self.file_hash, pa.string()), rows),
+            "file": pa.repeat(pa.scalar(self.file.relative_name, pa.string()), rows),
+        }
+        columns = [place[name] if name in place else messages[name] for name in MESSAGE_BATCH.names]
+        return pa.table(columns, schema=MESSAGE_BATCH)
+
+    def _accept(self, chunk: Chunk, messages: pa.Table) -> None:
+        for key, number in _numbers(self.calendar.keys(messages["received_at"])):
+            self._counts[key] = self._counts.get(key, 0) + number
+        early = pc.less(messages["received_at"], pa.scalar(naive_utc(self.calendar.start), pa.timestamp("us")))
+        if pc.any(early).as_py():
+            refused = messages.filter(early).select(["line"])
+            reasons = pa.repeat(pa.scalar(BEFORE_START), refused.num_rows)
+            self._quarantine(chunk, messages, refused.append_column("reason", reasons))
+            messages = messages.filter(pc.invert(early))
+        for stage in self.stages:
+            result = stage.apply(messages)
+            self._quarantine(chunk, messages, result.refused)
+            self._note(result.violations)
+            messages = result.messages
+        if messages.num_rows:
+            derived = messages.append_column("partition_key", self.calendar.keys(messages["received_at"]))
+            derived = derived.append_column("message_key", dedup.message_keys(messages["message_id"]))
+            self.warehouse.append(MESSAGES.ref, derived)
+
+    def _note(self, violations: pa.Table) -> None:
+        if violations.num_rows:
+            keys = self.calendar.keys(violations["received_at"])
+            self.warehouse.append(VIOLATIONS.ref, violations.cast(VIOLATION_BATCH).append_column("partition_key", keys))
+
+    def _quarantine(self, chunk: Chunk, messages: pa.Table, refused: pa.Table) -> None:
+        """Messages that do not go on: (line, reason) and maybe more of REFUSED."""
+        if not refused.num_rows:
+            return
+        lines = refused["line"].to_numpy()
+        known = messages.take(pc.index_in(refused["line"], messages["line"].combine_chunks()))
+        detail = refused["detail"] if "detail" in refused.column_names else pa.nulls(len(lines), pa.string())
+        rows = {
+            "file_hash": known["file_hash"],
+            "file": known["file"],
+            "line": refused["line"],
+            "reason": refused["reason"],
+            "detail": detail,
+            "raw": pa.array([_readable(content) for content in contents_of(chunk, lines)], pa.string()),
+            "message_id": known["message_id"],
+            "window_at": known["received_at"],
+            "partition_key": self.calendar.keys(known["received_at"]),
+        }
+        self.warehouse.append(QUARANTINE.ref, pa.table(rows))
+
+    def _refuse(self, rejected: list[Rejected], window_at: dt.datetime | None) -> None:
+        """Lines that are no messages, each in the window of its own received time or else of the file's first one."""
+        if not rejected:
+            return
+        at = [one.rejection.received_at or window_at for one in rejected]
+        keys = [self.calendar.key_of(instant) for instant in at]
+        for key, number in _numbers(pa.array(keys)):
+            self._counts[key] = self._counts.get(key, 0) + number
+        rows = {
+            "file_hash": [self.file_hash] * len(rejected),
+            "file": [self.file.relative_name] * len(rejected),
+            "line": [one.line for one in rejected],
+            "reason": [one.rejection.reason for one in rejected],
+            "detail": pa.array([one.rejection.detail for one in rejected], pa.string()),
+            "raw": pa.array([_readable(one.content) for one in rejected], pa.string()),
+            "message_id": pa.array([one.rejection.message_id for one in rejected], pa.string()),
+            "window_at": pa.array(at, pa.timestamp("us")),
+            "partition_key": keys,
+        }
+        self.warehouse.append(QUARANTINE.ref, pa.table(rows))
+
+
+def _numbers(keys: pa.Array) -> Iterator[tuple[str, int]]:
+    for one in keys.value_counts().to_pylist():
+        yield one["values"], one["counts"]
 
 
 def _readable(content: bytes) -> str | None:
@@ -187,9 +272,9 @@ def _append_files(warehouse: Warehouse, taken: list[TakenFile], loaded_at: dt.da
         "first_received_at": pa.array([file.first_received_at for file in taken], pa.timestamp("us")),
         "last_received_at": pa.array([file.last_received_at for file in taken], pa.timestamp("us")),
         "loaded_at": pa.array([naive_utc(loaded_at)] * len(taken), pa.timestamp("us")),
+        "size": [file.size for file in taken],
     }
-    if taken:
-        warehouse.append(LANDING_FILES.ref, pa.table(rows))
+    warehouse.append(LANDING_FILES.ref, pa.table(rows))
 
 
 def _append_columns(warehouse: Warehouse, taken: list[TakenFile], values: dict[str, FirstValues]) -> None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 MAX_LINE_BYTES = 32 * 1024 * 1024
@@ -41,6 +45,15 @@ class RawLine(NamedTuple):
     number: int
     content: bytes
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Lines of a file: those to parse, with their numbers, and those that cannot be parsed at all. Blank lines are in neither."""
+
+    numbers: np.ndarray
+    lines: pa.BinaryArray
+    broken: tuple[RawLine, ...] = ()
 
 
 def list_landing(folder: Path) -> list[LandingFile]:
@@ -91,6 +104,16 @@ def read_lines(path: Path, size: int) -> Iterator[RawLine]:
             return
         with gzip.GzipFile(fileobj=io.BufferedReader(prefix, _CHUNK), mode="rb") as unzipped:
             yield from _split(unzipped)
+
+
+def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
+    """The lines of :func:`read_lines` in chunks."""
+    lines = read_lines(path, size)
+    while part := list(itertools.islice(lines, 20_000)):
+        good = [line for line in part if line.reason is None]
+        numbers = np.array([line.number for line in good], np.int64)
+        contents = pa.array([line.content for line in good], pa.binary())
+        yield Chunk(numbers, contents, tuple(line for line in part if line.reason))
 
 
 class _Lines(Protocol):

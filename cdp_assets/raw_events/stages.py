@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from cdp_assets.raw_events.tables import MESSAGES, VIOLATIONS
 
-# The rows that stages see: the columns of the messages table but its partition.
-MESSAGE_BATCH = pa.schema([column for column in MESSAGES.schema.to_pyarrow() if column.name != "partition_key"])
+# The rows that stages see: the columns of the messages table but those that intake derives.
+MESSAGE_BATCH = pa.schema([c for c in MESSAGES.schema.to_pyarrow() if c.name not in ("partition_key", "message_key")])
 # Rows that do not go on: where they stand, why (a code of QUARANTINE_REASONS), and a detail that names fields, never values.
 REFUSED = pa.schema([("file_hash", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
 VIOLATION_BATCH = pa.schema([column for column in VIOLATIONS.schema.to_pyarrow() if column.name != "partition_key"])

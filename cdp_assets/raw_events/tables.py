@@ -44,22 +44,25 @@ LANDING_FILES = TableSpec(
         "first_received_at": "timestamp",
         "last_received_at": "timestamp",
         "loaded_at": "timestamp",
+        # how many bytes the hash is of, and the number of the line that would come next if the file grew by whole lines
+        "size": "int64",
+        "next_line": "int64",
     },
-    "Landing files taken in, once each by content hash.",
+    "Landing files taken in, once each by content hash. A file that grew by whole lines has a row for each part, with that part's lines.",
     subject=None,
     keys=("file_hash",),
 )
-LANDING_LINES = TableSpec(
-    TableRef(SCHEMA, "landing_lines"),
-    {**_PLACE, "window_at": "timestamp", "reason": "string", "detail": "string", "raw": "string", **_SOURCE, **_MESSAGE},
-    "Every line of every landing file, parsed; reason says why a line is not a message, raw holds it then. "
-    "window_at is received_at, or for lines without one the first received_at of their file: it decides the partition.",
-    subject="anonymous_id",
-    personal=(*_PERSONAL, "raw"),
+LINE_COUNTS = TableSpec(
+    TableRef(SCHEMA, "line_counts"),
+    {"file_hash": "string", "partition_key": "string", "lines": "int64"},
+    "Lines per file and window, counted as they were read. A row of no lines: the file took a message's place in that window.",
+    subject=None,
+    keys=("file_hash", "partition_key"),
 )
 MESSAGES = TableSpec(
     TableRef(SCHEMA, "messages"),
-    {"partition_key": "string", **_SOURCE, **_MESSAGE, **_PLACE},
+    # message_key: 64 bits of a hash of message_id, to find the few rows that may have one message_id
+    {"partition_key": "string", **_SOURCE, **_MESSAGE, **_PLACE, "message_key": "int64"},
     "Accepted messages, one per message_id: the smallest (received_at, file_hash, line).",
     subject="anonymous_id",
     keys=("message_id",),
@@ -73,8 +76,17 @@ DUPLICATES = TableSpec(
 )
 QUARANTINE = TableSpec(
     TableRef(SCHEMA, "quarantine"),
-    {"partition_key": "string", **_PLACE, "reason": "string", "detail": "string", "raw": "string", "message_id": "string"},
-    "Lines that are not messages, with their reason (a code), detail (names fields, never values) and the line itself.",
+    {
+        "partition_key": "string",
+        **_PLACE,
+        "reason": "string",
+        "detail": "string",
+        "raw": "string",
+        "message_id": "string",
+        "window_at": "timestamp",
+    },
+    "Lines that are not messages, with their reason (a code), detail (names fields, never values) and the line itself. "
+    "window_at is received_at, or for lines without one the first received_at of their file: it decides the partition.",
     subject="message_id",
     personal=("raw",),
 )
@@ -107,4 +119,4 @@ EVENT_COLUMNS = TableSpec(
 )
 BUILDS = builds_spec(SCHEMA)
 
-TABLES = (LANDING_FILES, LANDING_LINES, MESSAGES, DUPLICATES, QUARANTINE, VIOLATIONS, EVENT_COLUMNS, BUILDS)
+TABLES = (LANDING_FILES, LINE_COUNTS, MESSAGES, DUPLICATES, QUARANTINE, VIOLATIONS, EVENT_COLUMNS, BUILDS)

@@ -332,9 +332,10 @@ class Warehouse(ABC):
         where = exp.and_(*(self._condition(c) for c in conditions)) if conditions else exp.true()
         return self._run(f"DELETE FROM {self.name(ref)} WHERE {where.sql(self.dialect)}")
 
-    def _condition(self, condition: Condition) -> exp.Expr:
+    def _condition(self, condition: Condition, table: exp.Table | None = None) -> exp.Expr:
         column, operator, value = condition
-        left = exp.Column(this=self._identifier(column))
+        parts = {"table": table.args["this"].copy(), "db": table.args["db"].copy()} if table is not None else {}
+        left = exp.Column(this=self._identifier(column), **parts)
         if operator == "in":
             return exp.In(this=left, expressions=[self._literal(v) for v in value]) if value else exp.false()
         kinds = {"=": exp.EQ, "<": exp.LT, "<=": exp.LTE, ">": exp.GT, ">=": exp.GTE}
@@ -358,14 +359,18 @@ class Warehouse(ABC):
             self.delete_matching(ref, rows, keys)
             self.insert(ref, rows)
 
-    def delete_matching(self, ref: TableRef, expression: ir.Table, keys: Sequence[str]) -> int | None:
-        """Delete rows whose ``keys`` equal those of some row of ``expression``."""
+    def delete_matching(
+        self, ref: TableRef, expression: ir.Table, keys: Sequence[str], conditions: Sequence[Condition] = ()
+    ) -> int | None:
+        """Delete rows whose ``keys`` equal those of some row of ``expression``, of those that meet ``conditions``."""
         subquery = self._folded_select(expression.select(*keys), list(keys))
         target, source = self._table_node(ref), "cdp_matched"
         on = " AND ".join(
             f"{target.sql(self.dialect)}.{self._identifier(k).sql(self.dialect)} = {source}.{self._identifier(k).sql(self.dialect)}"
             for k in keys
         )
+        for condition in conditions:
+            on += f" AND {self._condition(condition, target).sql(self.dialect)}"
         return self._run(f"DELETE FROM {target.sql(self.dialect)} USING ({subquery}) AS {source} WHERE {on}")
 
     @contextlib.contextmanager

@@ -14,6 +14,7 @@ import pytest
 from cdp_assets.raw_events.build import Counts, affected_windows, build_window
 from cdp_assets.raw_events.event_tables import EventTablesResult, build_event_tables
 from cdp_assets.raw_events.intake import take_in
+from cdp_assets.raw_events.stages import Stage
 from cdp_assets.space.models import SpaceConfig
 from cdp_assets.space.time import window_by_key, windows
 from resources.warehouse import TableRef, Warehouse
@@ -42,6 +43,7 @@ class Room:
     def __init__(self, warehouse: Warehouse, folder: Path) -> None:
         self.warehouse, self.folder = warehouse, folder
         self.config = SpaceConfig(name="test", start_date=dt.date(2026, 1, 1))
+        self.stages: list[Stage] = []
 
     def land(self, name: str, *lines: Any) -> Path:
         path = self.folder / name
@@ -52,8 +54,8 @@ class Room:
 
     def run(self, *keys: str, as_of: dt.datetime = AS_OF) -> dict[str, Counts]:
         """Take in what landed and build the windows of ``keys``, or all windows."""
-        self.intake = take_in(self.warehouse, self.folder, LOADED_AT)
-        self.affected = affected_windows(self.warehouse, self.config, self.intake)
+        self.intake = take_in(self.warehouse, self.config, self.folder, LOADED_AT, self.stages)
+        self.affected = affected_windows(self.warehouse, self.intake)
         return build_window(self.warehouse, self.config, self.windows(*keys, as_of=as_of), as_of)
 
     def windows(self, *keys: str, as_of: dt.datetime = AS_OF):

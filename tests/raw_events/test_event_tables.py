@@ -134,7 +134,7 @@ def test_a_message_that_became_a_duplicate_leaves_its_event_table(room, message)
 def test_czech_bank_is_accepted_whole(duckdb_warehouse, czech_bank_data: Path) -> None:
     config = SpaceConfig(name="czech_bank", start_date=dt.date(1993, 1, 1), partitions="monthly")
     as_of = dt.datetime(1999, 1, 1, tzinfo=dt.UTC)
-    take_in(duckdb_warehouse, czech_bank_data / "events", as_of)
+    take_in(duckdb_warehouse, config, czech_bank_data / "events", as_of)
     months = windows(config, as_of)
     counts = build_window(duckdb_warehouse, config, months, as_of).values()
     assert (sum(c.lines for c in counts), sum(c.accepted for c in counts)) == (84_671, 84_671)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cdp_assets.raw_events import landing
-from cdp_assets.raw_events.landing import RawLine, content_hash, list_landing, read_lines
+from cdp_assets.raw_events.landing import RawLine, content_hash, list_landing, read_chunks, read_lines
 
 
 def lines_of(path: Path) -> list[tuple]:
@@ -116,14 +116,14 @@ def test_a_file_that_cannot_be_read_waits_for_the_next_time(room, message, monke
     room.land("b.jsonl", message("m2"))
 
     def broken(path: Path, size: int):
-        yield from read_lines(path, size)
+        yield from read_chunks(path, size)
         if path.name == "a.jsonl":
             raise OSError("disk")
 
     with monkeypatch.context() as patched:
-        patched.setattr("cdp_assets.raw_events.intake.read_lines", broken)
+        patched.setattr("cdp_assets.raw_events.intake.read_chunks", broken)
         room.run()
     assert room.intake.unreadable == ("a.jsonl",)
-    assert room.rows("landing_lines", "message_id") == [("m2",)]
+    assert room.rows("messages", "message_id") == [("m2",)]
     room.run()
-    assert room.rows("landing_lines", "message_id") == [("m1",), ("m2",)]
+    assert room.rows("messages", "message_id") == [("m1",), ("m2",)]

@@ -38,7 +38,7 @@ def test_the_rooms_find_what_the_truth_says(tmp_path: Path, name: str) -> None:
         with open_duckdb(home.warehouse_file(name)) as warehouse:
             made = generate(space, warehouse, home, profiles=250, days=7, seed=11, end=END, more=more)
             fresh = [window for window in windows(space.config, made.end) if window.end > made.start]
-            take_in(warehouse, home.landing(name), loaded_at=made.end)
+            take_in(warehouse, space.config, home.landing(name), loaded_at=made.end)
             counts = build_window(warehouse, space.config, fresh, made.end).values()
             build_event_tables(warehouse, space.config, fresh, made.end)
             accepted += sum(count.accepted for count in counts)

@@ -300,7 +300,7 @@ def test_czech_bank_has_a_profile_for_each_client(duckdb_warehouse, czech_bank_d
     config = SpaceConfig(name="cz", start_date=dt.date(1993, 1, 1), partitions="monthly", consent_categories=categories)
     as_of = dt.datetime(1999, 1, 1, tzinfo=dt.UTC)
     graph = DataGraph("v1.0.0", "CZ.PROFILES", "segment:materialized", (), ())
-    take_in(duckdb_warehouse, czech_bank_data / "events", as_of)
+    take_in(duckdb_warehouse, config, czech_bank_data / "events", as_of)
     build_window(duckdb_warehouse, config, windows(config, as_of), as_of)
     result = build_profiles(duckdb_warehouse, config, graph, as_of, as_of, "run")
     assert result == ProfilesResult(profiles=5_369, merges=0, violations=0, resolved=84_671, unresolved=0)
