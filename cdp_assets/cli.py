@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cdp_assets.cli_ledger import ledger_app
+from cdp_assets.cli_replay import replay_app
 from cdp_assets.cli_support import (
     AsOfOption,
     CommandError,
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(replay_app, name="replay")
 
 
 def main() -> None:

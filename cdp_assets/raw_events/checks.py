@@ -11,17 +11,18 @@ from cdp_assets.dagster_internals import check_evaluations
 from cdp_assets.dagster_support import asset_key, partitions_of
 from cdp_assets.quality import RuleResult, evaluate_partitions
 from cdp_assets.raw_events.build import Counts
-from cdp_assets.raw_events.schemas import MESSAGES_SCHEMA
-from cdp_assets.raw_events.tables import MESSAGES
+from cdp_assets.raw_events.schemas import MESSAGES_SCHEMA, VIOLATIONS_SCHEMA
+from cdp_assets.raw_events.tables import MESSAGES, VIOLATIONS
 from cdp_assets.space.models import SpaceConfig
 from resources.warehouse import Warehouse
 
 ACCOUNTED = "accounted_for"
 VALID = "valid_messages"
+VALID_VIOLATIONS = "valid_violations"
 
 
-def _key(config: SpaceConfig) -> dg.AssetKey:
-    return asset_key(config.name, "raw_events", "messages")
+def _key(config: SpaceConfig, check: str = VALID) -> dg.AssetKey:
+    return asset_key(config.name, "raw_events", "violations" if check == VALID_VIOLATIONS else "messages")
 
 
 def specs(config: SpaceConfig) -> list[dg.AssetCheckSpec]:
@@ -34,6 +35,12 @@ def specs(config: SpaceConfig) -> list[dg.AssetCheckSpec]:
         ),
         dg.AssetCheckSpec(
             VALID, asset=_key(config), description="Messages obey the schema.", partitions_def=partitions_of(config)
+        ),
+        dg.AssetCheckSpec(
+            VALID_VIOLATIONS,
+            asset=_key(config, VALID_VIOLATIONS),
+            description="Violations obey the schema.",
+            partitions_def=partitions_of(config),
         ),
     ]
 
@@ -55,17 +62,26 @@ def evaluate(warehouse: Warehouse, counts: Mapping[str, Counts]) -> dict[str, di
     valid = evaluate_partitions(
         warehouse, MESSAGES_SCHEMA, warehouse.table(MESSAGES.ref), by="partition_key", partitions=sorted(counts), name="messages"
     )
-    return {ACCOUNTED: accounted, VALID: valid}
+    violations = evaluate_partitions(
+        warehouse,
+        VIOLATIONS_SCHEMA,
+        warehouse.table(VIOLATIONS.ref),
+        by="partition_key",
+        partitions=sorted(counts),
+        name="violations",
+    )
+    return {ACCOUNTED: accounted, VALID: valid, VALID_VIOLATIONS: violations}
 
 
 def results(
     context: dg.AssetExecutionContext, config: SpaceConfig, verdicts: Mapping[str, Mapping[str, list[RuleResult]]]
 ) -> Iterator[dg.AssetCheckResult]:
     for name, by_partition in verdicts.items():
-        if dg.AssetCheckKey(_key(config), name) in context.selected_asset_check_keys:
+        key = _key(config, name)
+        if dg.AssetCheckKey(key, name) in context.selected_asset_check_keys:
             yield check_evaluations(
                 context,
-                {partition: check_result(_key(config), name, found) for partition, found in by_partition.items()},
-                asset_key=_key(config),
+                {partition: check_result(key, name, found) for partition, found in by_partition.items()},
+                asset_key=key,
                 check_name=name,
             )

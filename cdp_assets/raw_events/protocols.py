@@ -341,7 +341,8 @@ class _Batch:
         }
         chosen = pa.array(rows)
         columns = [
-            said[f.name].take(index) if f.name in said else self._column(f.name).take(chosen).cast(f.type) for f in VIOLATION_BATCH
+            said[f.name].take(index) if f.name in said else self._column(f.name).take(chosen).cast(f.type)
+            for f in VIOLATION_BATCH
         ]
         return pa.table(columns, schema=VIOLATION_BATCH)
 

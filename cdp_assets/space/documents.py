@@ -191,14 +191,19 @@ def read_json(text: str, file: str) -> tuple[Document | None, list[Problem]]:
     try:
         data = json.loads(text, object_pairs_hook=members)
     except json.JSONDecodeError as error:
-        return None, [Problem(file, error.lineno, f"this is not JSON: {error.msg.lower()}", "check commas, quotes and brackets here")]
+        return None, [
+            Problem(file, error.lineno, f"this is not JSON: {error.msg.lower()}", "check commas, quotes and brackets here")
+        ]
     except RecursionError:
         return None, [Problem(file, 1, "values are nested too deeply", "write fewer levels")]
     if not isinstance(data, dict):
         return None, [Problem(file, 1, "the file does not hold a JSON object", "write { … }")]
     lines, repeated = _json_lines(text)
     if twice:
-        return None, [Problem(file, line, f"'{key}' is given twice, first on line {first}", "keep one of them") for key, first, line in repeated]
+        return None, [
+            Problem(file, line, f"'{key}' is given twice, first on line {first}", "keep one of them")
+            for key, first, line in repeated
+        ]
     return Document(file, data, lines), []
 
 

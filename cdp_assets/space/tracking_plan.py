@@ -107,7 +107,7 @@ def _unwrapped(document: Document) -> tuple[Document, list[Problem]]:
     """``{"data": {"trackingPlan": {…}, "rules": […]}}`` as the plan with its rules."""
     envelope = document.data["data"]
     if not isinstance(envelope, dict) or not isinstance(envelope.get("trackingPlan"), dict):
-        remedy = "write the plan itself, or {\"data\": {\"trackingPlan\": {…}, \"rules\": […]}}"
+        remedy = 'write the plan itself, or {"data": {"trackingPlan": {…}, "rules": […]}}'
         return document, [Problem(document.file, document.line("data"), "'data' holds no 'trackingPlan'", remedy)]
     pagination = envelope.get("pagination")
     if isinstance(pagination, dict) and pagination.get("next"):
@@ -191,7 +191,7 @@ def _explained(error: jsonschema_rs.ValidationError, schema: Any, where: Place) 
         if any(re.search(r"\(\?<?[=!]", text) for text in texts):
             return f"{called} has a look-around, which is not supported", "write the expression without (?=, (?!, (?<= and (?<!"
         return f"{called} is not a regular expression", "correct it; RE2 says what is allowed"
-    if not where and "does not exist" in error.message or "registry" in error.message:
+    if (not where and "does not exist" in error.message) or "registry" in error.message:
         return "the schema refers to a definition that is not there", "write it below 'definitions'; other files are not read"
     remedy = "a type is one of array, boolean, integer, null, number, object, string" if where and where[-1] == "type" else ""
     return f"{called} is not valid in JSON Schema draft-07", remedy or "see https://json-schema.org/draft-07"

@@ -13,7 +13,9 @@ DOCUMENT = {"track": "properties", "page": "properties", "screen": "properties",
 KINDS = {"required": "Required", "type": "Invalid Type", "pattern": "Pattern Mismatch", "enum": "Enum Mismatch"}
 KINDS |= {"const": "Enum Mismatch", "format": "Format Mismatch"}
 RANGES = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-KINDS |= dict.fromkeys((*RANGES, *(f"{end}{what}" for end in ("min", "max") for what in ("Length", "Items", "Properties"))), "Range Mismatch")
+KINDS |= dict.fromkeys(
+    (*RANGES, *(f"{end}{what}" for end in ("min", "max") for what in ("Length", "Items", "Properties"))), "Range Mismatch"
+)
 
 
 def judge(rules: list[dict[str, Any]], options: dict[str, dict[str, Any]], message: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +70,12 @@ def judge(rules: list[dict[str, Any]], options: dict[str, dict[str, Any]], messa
         if errors and option == "block" and not before:
             reason = "plan_common_violation"
         for field, _, path in errors:
-            gone = option.startswith("omit") and path is not None and path[0] == DOCUMENT.get(kind) and kind in ("track", "identify", "group")
+            gone = (
+                option.startswith("omit")
+                and path is not None
+                and path[0] == DOCUMENT.get(kind)
+                and kind in ("track", "identify", "group")
+            )
             found.append((field, "Common Schema", "omitted" if gone else "allowed"))
             if gone:
                 on_violation.add(_dotted(path))
@@ -146,7 +153,7 @@ def _dotted(path: tuple) -> str:
 
 def _remove(value: Any, path: tuple) -> None:
     for part in path[:-1]:
-        if isinstance(value, dict) and part in value or isinstance(value, list) and part < len(value):
+        if (isinstance(value, dict) and part in value) or (isinstance(value, list) and part < len(value)):
             value = value[part]
         else:
             return

@@ -56,7 +56,10 @@ def test_ae8_4_a_page_against_the_common_schema_passes_where_only_track_is_block
     )
     page = message("page", name="Home", context={"ip": "127.0.0.1"})
     found = judge(stage, page, message(context={}), message(context={"device": {"id": "d1"}}))
-    assert violations(found) == [(1, "context.device", "Common Schema", "allowed"), (2, "context.device", "Common Schema", "blocked")]
+    assert violations(found) == [
+        (1, "context.device", "Common Schema", "allowed"),
+        (2, "context.device", "Common Schema", "blocked"),
+    ]
     assert found.refused.select(["line", "reason"]).to_pylist() == [{"line": 2, "reason": "plan_common_violation"}]
     assert found.messages.column("line").to_pylist() == [1, 3]
     assert document(found, "context", 1) == {"device": {"id": "d1"}}

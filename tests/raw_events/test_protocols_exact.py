@@ -70,7 +70,9 @@ def message_schemas(draw: Any) -> dict[str, Any]:
     if draw(st.integers(0, 3)) == 0:
         schema["properties"]["userId"] = draw(st.sampled_from([{"type": "string"}, {"pattern": "^u"}, {"enum": ["u1"]}, False]))
     if draw(st.booleans()):
-        schema["required"] = draw(st.lists(st.sampled_from(["properties", "traits", "context", "anonymousId"]), max_size=2, unique=True))
+        schema["required"] = draw(
+            st.lists(st.sampled_from(["properties", "traits", "context", "anonymousId"]), max_size=2, unique=True)
+        )
     if draw(st.integers(0, 4)) == 0:  # conditions across fields
         schema["if"] = {"required": ["anonymousId"]}
         schema["then"] = {"properties": {"context": draw(object_schemas(0))}}
@@ -79,7 +81,17 @@ def message_schemas(draw: Any) -> dict[str, Any]:
     return schema
 
 
-KEYS = st.sampled_from([("TRACK", "A"), ("TRACK", "B"), ("TRACK", "Page Viewed"), ("IDENTIFY", None), ("GROUP", None), ("PAGE", None), ("COMMON", None)])
+KEYS = st.sampled_from(
+    [
+        ("TRACK", "A"),
+        ("TRACK", "B"),
+        ("TRACK", "Page Viewed"),
+        ("IDENTIFY", None),
+        ("GROUP", None),
+        ("PAGE", None),
+        ("COMMON", None),
+    ]
+)
 
 
 @st.composite
@@ -110,7 +122,12 @@ enforcements = st.fixed_dictionaries(
     }
 )
 protocols = st.fixed_dictionaries(
-    {}, optional={"event_version": st.sampled_from([1, 2, 3, 1.5, "2"]), "violations": st.just([{"type": "Required"}]), "sourceId": st.just("up")}
+    {},
+    optional={
+        "event_version": st.sampled_from([1, 2, 3, 1.5, "2"]),
+        "violations": st.just([{"type": "Required"}]),
+        "sourceId": st.just("up"),
+    },
 )
 
 
@@ -155,7 +172,12 @@ def test_in_bulk_as_one_by_one(rules: list[dict[str, Any]], options: dict[str, A
 
 def whole(landed: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     """The message as its row keeps it: with all its times, as texts."""
-    times = {"timestamp": "timestamp", "originalTimestamp": "original_timestamp", "sentAt": "sent_at", "receivedAt": "received_at"}
+    times = {
+        "timestamp": "timestamp",
+        "originalTimestamp": "original_timestamp",
+        "sentAt": "sent_at",
+        "receivedAt": "received_at",
+    }
     return {**landed, **{name: row[column].isoformat() + "Z" for name, column in times.items() if row[column] is not None}}
 
 
