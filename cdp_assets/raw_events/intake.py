@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +44,7 @@ _QUARANTINE = pa.schema([column for column in QUARANTINE.schema.to_pyarrow() if 
 
 @dataclass(frozen=True)
 class TakenFile:
-    """A file taken in: its lines (messages and others), and the span of received time of its messages."""
+    """A file taken in: its lines (messages and others), and the span of received time of its messages. Of one that grew, the new part."""
 
     file_hash: str
     file: str
@@ -51,6 +52,7 @@ class TakenFile:
     first_received_at: dt.datetime | None
     last_received_at: dt.datetime | None
     size: int
+    next_line: int | None
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def take_in(
     """
     warehouse.ensure(*TABLES)
     dedup.prepare(warehouse)
-    hashes = _known_hashes(warehouse)
+    earlier = _Earlier(warehouse)
     calendar, parser = Calendar(config), Parser(config.warehouse.memory_limit)
     taken: list[TakenFile] = []
     values: dict[str, FirstValues] = {}
@@ -89,22 +91,22 @@ def take_in(
     with parser, warehouse.transaction():
         for file in list_landing(Path(folder)):
             try:
-                file_hash, size = content_hash(file.path)
+                part = earlier.part_of(file)
             except OSError:
                 unreadable.append(file.relative_name)
                 continue
-            if file_hash in hashes:
+            if part is None:
                 known += 1
                 continue
-            reading = _Reading(warehouse, parser, calendar, stages, file, file_hash, size, config.source_of(file.relative_name))
+            reading = _Reading(warehouse, parser, calendar, stages, file, part, config.source_of(file.relative_name))
             try:
                 taken.append(reading.run())
             except OSError:
                 reading.undo()
                 unreadable.append(file.relative_name)
                 continue
-            hashes.add(file_hash)
-            values[file_hash] = reading.values
+            earlier.hashes.add(part.file_hash)
+            values[part.file_hash] = reading.values
         if taken:
             _append_files(warehouse, taken, loaded_at)
             _append_columns(warehouse, taken, values)
@@ -112,9 +114,39 @@ def take_in(
     return IntakeResult(tuple(taken), known, tuple(unreadable))
 
 
-def _known_hashes(warehouse: Warehouse) -> set[str]:
-    files = warehouse.table(LANDING_FILES.ref).select("file_hash")
-    return {value for batch in warehouse.batches(files) for value in batch.column(0).to_pylist()}
+@dataclass(frozen=True)
+class _Part:
+    """What is to be read of a file: the bytes from ``start`` to ``size``, whose first line has the number ``first_line``."""
+
+    file_hash: str
+    size: int
+    start: int = 0
+    first_line: int = 1
+
+
+class _Earlier:
+    """The files taken in before: their hashes, and what they were when they ended with a whole line."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        files = warehouse.table(LANDING_FILES.ref)
+        self.hashes: set[str] = set()
+        self._ends: dict[str, list[tuple[int, str, int]]] = {}
+        for batch in warehouse.batches(files.select("file", "size", "file_hash", "next_line")):
+            for row in batch.to_pylist():
+                self.hashes.add(row["file_hash"])
+                if row["next_line"] is not None:
+                    self._ends.setdefault(row["file"], []).append((row["size"], row["file_hash"], row["next_line"]))
+
+    def part_of(self, file: LandingFile) -> _Part | None:
+        """What of a file is new; None when its content is known. Of a file that grew by whole lines only the new ones. Raises OSError."""
+        ends = sorted(self._ends.get(file.relative_name, ()), reverse=True)
+        file_hash, size, hashes = content_hash(file.path, [end[0] for end in ends])
+        if file_hash in self.hashes:
+            return None
+        for start, hashed, next_line in ends:
+            if hashes.get(start) == hashed:
+                return _Part(file_hash, size, start, next_line)
+        return _Part(file_hash, size)
 
 
 @dataclass
@@ -126,8 +158,7 @@ class _Reading:
     calendar: Calendar
     stages: Sequence[Stage]
     file: LandingFile
-    file_hash: str
-    size: int
+    part: _Part
     source: str | None
     lines: int = 0
     first: dt.datetime | None = None
@@ -138,15 +169,21 @@ class _Reading:
     _waiting: list[Rejected] = field(default_factory=list)
     _counts: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def file_hash(self) -> str:
+        return self.part.file_hash
+
     def run(self) -> TakenFile:
         """Write all lines. Raises OSError where the file cannot be read on."""
-        for chunk in read_chunks(self.file.path, self.size):
+        part, next_line = self.part, None
+        for chunk in _ahead(read_chunks(self.file.path, part.size, part.start, part.first_line)):
+            next_line = chunk.next_line
             self.lines += len(chunk.numbers) + len(chunk.broken)
             self._take(chunk)
         self._refuse(self._waiting, self._window_at)
         counted = {"file_hash": [self.file_hash] * len(self._counts), "partition_key": list(self._counts)}
         self.warehouse.append(LINE_COUNTS.ref, pa.table({**counted, "lines": list(self._counts.values())}))
-        return TakenFile(self.file_hash, self.file.relative_name, self.lines, self.first, self.last, self.size)
+        return TakenFile(self.file_hash, self.file.relative_name, self.lines, self.first, self.last, part.size, next_line)
 
     def undo(self) -> None:
         """Take back what was written of a file that could not be read to its end."""
@@ -254,6 +291,15 @@ class _Reading:
         self.warehouse.append(QUARANTINE.ref, pa.table(rows))
 
 
+def _ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The same chunks, each read while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = pool.submit(next, chunks, None)
+            yield chunk
+
+
 def _numbers(keys: pa.Array) -> Iterator[tuple[str, int]]:
     for one in keys.value_counts().to_pylist():
         yield one["values"], one["counts"]
@@ -273,6 +319,7 @@ def _append_files(warehouse: Warehouse, taken: list[TakenFile], loaded_at: dt.da
         "last_received_at": pa.array([file.last_received_at for file in taken], pa.timestamp("us")),
         "loaded_at": pa.array([naive_utc(loaded_at)] * len(taken), pa.timestamp("us")),
         "size": [file.size for file in taken],
+        "next_line": pa.array([file.next_line for file in taken], pa.int64()),
     }
     warehouse.append(LANDING_FILES.ref, pa.table(rows))
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import itertools
 import os
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +22,13 @@ import pyarrow as pa
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 MAX_LINE_BYTES = 32 * 1024 * 1024
 _CHUNK = 1024 * 1024
+_CHUNK_BYTES = 8 * 1024 * 1024
 _KEPT_OF_LONG_LINE = 1_000
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_NEWLINE = ord("\n")
+_IS_SPACE = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))
 
 
 @dataclass(frozen=True, order=True)
@@ -49,11 +51,27 @@ class RawLine(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Lines of a file: those to parse, with their numbers, and those that cannot be parsed at all. Blank lines are in neither."""
+    """Lines of a file: those to parse, with their numbers, and those that cannot be parsed at all. Blank lines are in neither.
+
+    ``lines[i]`` is ``data[offsets[i]:offsets[i + 1]]`` and ends in its only newline. ``next_line``, on the last chunk of a file that ends
+    with a whole line: the number of the line that would come next if the file grew.
+    """
 
     numbers: np.ndarray
-    lines: pa.BinaryArray
+    data: bytes
+    offsets: np.ndarray
     broken: tuple[RawLine, ...] = ()
+    next_line: int | None = None
+
+    @property
+    def lines(self) -> pa.BinaryArray:
+        """The lines as an Arrow array over the same bytes."""
+        buffers = [None, pa.py_buffer(self.offsets.astype(np.int32)), pa.py_buffer(self.data)]
+        return pa.Array.from_buffers(pa.binary(), len(self.numbers), buffers)
+
+    def content(self, place: int) -> bytes:
+        """A line without the white space around it."""
+        return self.data[self.offsets[place] : self.offsets[place + 1]].strip()
 
 
 def list_landing(folder: Path) -> list[LandingFile]:
@@ -76,48 +94,65 @@ def list_landing(folder: Path) -> list[LandingFile]:
     return sorted(found)
 
 
-def content_hash(path: Path) -> tuple[str, int]:
-    """SHA-256 of the file's bytes, in hex, and how many bytes that were. Raises OSError."""
-    digest, size = hashlib.sha256(), 0
+def content_hash(path: Path, sizes: Sequence[int] = ()) -> tuple[str, int, dict[int, str]]:
+    """SHA-256 of the file's bytes, in hex, how many bytes that were, and the hashes of its first ``sizes`` bytes. Raises OSError."""
+    digest, size, parts = hashlib.sha256(), 0, {}
     with path.open("rb") as file:
+        for part in sorted(set(sizes)):
+            while size < part and (chunk := file.read(min(_CHUNK, part - size))):
+                digest.update(chunk)
+                size += len(chunk)
+            if size == part:
+                parts[part] = digest.hexdigest()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
-    return digest.hexdigest(), size
+    return digest.hexdigest(), size, parts
 
 
-def read_lines(path: Path, size: int) -> Iterator[RawLine]:
-    """The lines of the file's first ``size`` bytes (those that were hashed: the file may be growing).
+def read_chunks(path: Path, size: int, start: int = 0, first_line: int = 1) -> Iterator[Chunk]:
+    """The lines of the file's first ``size`` bytes (those that were hashed: the file may be growing), in chunks.
+
+    ``start``: how many bytes not to read again, of a file that grew by whole lines; ``first_line`` is the number of the line there.
 
     Blank lines are passed over. A file that cannot be read as lines yields one line with its reason: ``not_gzip``,
     ``utf16``; one that breaks off, its good lines and then ``gzip_truncated`` or ``gzip_corrupt``. Raises OSError.
     """
+    splitter = _Splitter(first_line)
+    for piece in _pieces(path, size, start):
+        if isinstance(piece, str):
+            yield splitter.end(piece)
+            return
+        if splitter.number == 1 and splitter.empty and piece.startswith(_UTF16_BOMS):
+            yield splitter.end("utf16")
+            return
+        if chunk := splitter.add(piece):
+            yield chunk
+    yield splitter.end(None)
+
+
+def _pieces(path: Path, size: int, start: int) -> Iterator[bytes | str]:
+    """The file's content, unzipped, in pieces; at last a reason where it breaks off."""
     with path.open("rb") as file:
-        prefix = _Prefix(file, size)
+        file.seek(start)
+        prefix = io.BufferedReader(_Prefix(file, size - start), _CHUNK)
         if not path.name.endswith(".gz"):
-            yield from _split(io.BufferedReader(prefix, _CHUNK))
+            while piece := prefix.read(_CHUNK):
+                yield piece
             return
-        head = file.read(2)
-        file.seek(0)
-        if size and head != _GZIP_MAGIC[: min(size, 2)]:
-            yield RawLine(1, b"", "not_gzip")
+        head = prefix.peek(2)[:2]
+        if head != _GZIP_MAGIC[: min(size - start, 2)]:
+            yield "not_gzip"
             return
-        with gzip.GzipFile(fileobj=io.BufferedReader(prefix, _CHUNK), mode="rb") as unzipped:
-            yield from _split(unzipped)
-
-
-def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
-    """The lines of :func:`read_lines` in chunks."""
-    lines = read_lines(path, size)
-    while part := list(itertools.islice(lines, 20_000)):
-        good = [line for line in part if line.reason is None]
-        numbers = np.array([line.number for line in good], np.int64)
-        contents = pa.array([line.content for line in good], pa.binary())
-        yield Chunk(numbers, contents, tuple(line for line in part if line.reason))
-
-
-class _Lines(Protocol):
-    def readline(self, size: int, /) -> bytes: ...
+        with gzip.GzipFile(fileobj=prefix, mode="rb") as unzipped:
+            try:
+                # One step of the decompressor at a time: what it gave before it broke off is not lost.
+                while piece := unzipped.read1(_CHUNK):
+                    yield piece
+            except EOFError:
+                yield "gzip_truncated"
+            except (gzip.BadGzipFile, zlib.error):
+                yield "gzip_corrupt"
 
 
 class _Prefix(io.RawIOBase):
@@ -136,34 +171,74 @@ class _Prefix(io.RawIOBase):
         return len(chunk)
 
 
-def _split(file: _Lines) -> Iterator[RawLine]:
-    number = 0
-    while True:
-        number += 1
-        try:
-            line = file.readline(MAX_LINE_BYTES + 1)
-            too_long = len(line) > MAX_LINE_BYTES and not line.endswith(b"\n")
-            if too_long:
-                _skip_rest_of_line(file)
-        except EOFError:
-            yield RawLine(number, b"", "gzip_truncated")
-            return
-        except (gzip.BadGzipFile, zlib.error):
-            yield RawLine(number, b"", "gzip_corrupt")
-            return
-        if not line:
-            return
-        if number == 1:
-            if line.startswith(_UTF16_BOMS):
-                yield RawLine(1, b"", "utf16")
-                return
-            line = line.removeprefix(_UTF8_BOM)
-        if too_long:
-            yield RawLine(number, line[:_KEPT_OF_LONG_LINE], "line_too_long")
-        elif line := line.strip():
-            yield RawLine(number, line)
+class _Splitter:
+    """Pieces of a file on their way into chunks of whole lines. Holds a chunk, and never more of one line than the longest allowed."""
 
+    def __init__(self, first_line: int) -> None:
+        self.number = first_line
+        self._pieces: list[bytes] = []
+        self._held = 0
+        # of a line that is too long: what is kept of it, while the rest of it passes
+        self._long: bytes | None = None
+        self._broken: list[RawLine] = []
 
-def _skip_rest_of_line(file: _Lines) -> None:
-    while (rest := file.readline(_CHUNK)) and not rest.endswith(b"\n"):
-        pass
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was added yet to the present line."""
+        return not self._held and self._long is None
+
+    def add(self, piece: bytes) -> Chunk | None:
+        """Take in a piece; a chunk when enough is held."""
+        if self.number == 1 and self.empty:
+            piece = piece.removeprefix(_UTF8_BOM)
+        if self._long is not None:
+            _, newline, piece = piece.partition(b"\n")
+            if not newline:
+                return None
+            self._end_long_line()
+        self._pieces.append(piece)
+        self._held += len(piece)
+        if self._held < _CHUNK_BYTES:
+            return None
+        data = b"".join(self._pieces)
+        whole, newline, rest = data.rpartition(b"\n")
+        self._pieces, self._held = [rest], len(rest)
+        if len(rest) > MAX_LINE_BYTES:
+            self._long, self._pieces, self._held = rest[:_KEPT_OF_LONG_LINE], [], 0
+        return self._chunk(whole + newline) if newline else None
+
+    def end(self, reason: str | None) -> Chunk:
+        """The rest as the last chunk; ``reason`` says of the line that would come next why there is none."""
+        if self._long is not None:
+            self._end_long_line()
+        rest = b"".join(self._pieces) if reason is None else b"".join(self._pieces).rpartition(b"\n")[0]
+        whole = not rest or rest.endswith(b"\n")
+        chunk = self._chunk(rest if whole else rest + b"\n")
+        if reason is None:
+            return replace(chunk, next_line=self.number if whole else None)
+        return Chunk(chunk.numbers, chunk.data, chunk.offsets, (*chunk.broken, RawLine(self.number, b"", reason)))
+
+    def _end_long_line(self) -> None:
+        self._broken.append(RawLine(self.number, self._long or b"", "line_too_long"))
+        self._long = None
+        self.number += 1
+
+    def _chunk(self, data: bytes) -> Chunk:
+        """Whole lines as a chunk."""
+        content = np.frombuffer(data, np.uint8)
+        offsets = np.concatenate([[0], np.flatnonzero(content == _NEWLINE) + 1])
+        lengths = np.diff(offsets)
+        numbers = self.number + np.arange(len(lengths))
+        self.number += len(lengths)
+        # Only a line that begins with white space can be blank.
+        unsure = np.flatnonzero(_IS_SPACE[content[offsets[:-1]]])
+        blank = [int(i) for i in unsure if not data[offsets[i] : offsets[i + 1]].strip()]
+        long = [int(i) for i in np.flatnonzero(lengths > MAX_LINE_BYTES + 1)]
+        broken, self._broken = list(self._broken), []
+        broken += [RawLine(int(numbers[i]), data[offsets[i] : offsets[i] + _KEPT_OF_LONG_LINE], "line_too_long") for i in long]
+        if blank or long:
+            kept = np.ones(len(lengths), bool)
+            kept[[*blank, *long]] = False
+            data = content[np.repeat(kept, lengths)].tobytes()
+            numbers, offsets = numbers[kept], np.concatenate([[0], np.cumsum(lengths[kept])])
+        return Chunk(numbers, data, offsets, tuple(broken))

@@ -43,4 +43,4 @@ def batch_of(lines: Sequence[int], messages: Sequence[Message]) -> pa.Table:
 
 def contents_of(chunk: Chunk, lines: np.ndarray) -> list[bytes]:
     """The lines of the given numbers as they stand in the file."""
-    return [chunk.lines[int(place)].as_py().strip() for place in np.searchsorted(chunk.numbers, lines)]
+    return [chunk.content(int(place)) for place in np.searchsorted(chunk.numbers, lines)]

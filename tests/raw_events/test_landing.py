@@ -9,11 +9,21 @@ from pathlib import Path
 import pytest
 
 from cdp_assets.raw_events import landing
-from cdp_assets.raw_events.landing import RawLine, content_hash, list_landing, read_chunks, read_lines
+from cdp_assets.raw_events.landing import RawLine, content_hash, list_landing, read_chunks
+
+
+def read(path: Path, size: int | None = None) -> list[RawLine]:
+    """The lines of a file in their order."""
+    found: list[RawLine] = []
+    for chunk in read_chunks(path, path.stat().st_size if size is None else size):
+        lines = [RawLine(int(number), chunk.content(place)) for place, number in enumerate(chunk.numbers)]
+        assert [line.strip() for line in chunk.lines.to_pylist()] == [line.content for line in lines]
+        found += sorted([*lines, *chunk.broken])
+    return found
 
 
 def lines_of(path: Path) -> list[tuple]:
-    return [(line.number, line.reason) for line in read_lines(path, path.stat().st_size)]
+    return [(line.number, line.reason) for line in read(path)]
 
 
 def test_files_are_listed_in_order_and_hidden_or_foreign_ones_are_not(tmp_path: Path) -> None:
@@ -27,15 +37,26 @@ def test_files_are_listed_in_order_and_hidden_or_foreign_ones_are_not(tmp_path: 
 def test_blank_lines_are_passed_over_and_keep_their_numbers(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf{}\r\n\n  \n[]")
-    assert list(read_lines(path, path.stat().st_size)) == [RawLine(1, b"{}"), RawLine(4, b"[]")]
+    assert read(path) == [RawLine(1, b"{}"), RawLine(4, b"[]")]
+
+
+def test_chunks_cut_a_file_anywhere_and_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [b"x" * (7 * n % 50) for n in range(400)]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    expected = [RawLine(number, line) for number, line in enumerate(lines, 1) if line]
+    for piece, chunk in ((1, 1), (3, 10), (64, 100), (5_000, 100)):
+        monkeypatch.setattr(landing, "_CHUNK", piece)
+        monkeypatch.setattr(landing, "_CHUNK_BYTES", chunk)
+        assert read(path) == expected
 
 
 def test_only_the_hashed_part_of_a_growing_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"{}\n")
-    _, size = content_hash(path)
+    _, size, _ = content_hash(path)
     path.write_bytes(b"{}\n[]\n")
-    assert [line.content for line in read_lines(path, size)] == [b"{}"]
+    assert [line.content for line in read(path, size)] == [b"{}"]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +80,7 @@ def test_an_over_long_line_is_cut_and_its_neighbours_are_read(tmp_path: Path, mo
     monkeypatch.setattr(landing, "MAX_LINE_BYTES", 2_000)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"{}\n" + b"x" * 5_000_000 + b"\n[]\n")
-    found = list(read_lines(path, path.stat().st_size))
+    found = read(path)
     assert [(line.number, line.reason, len(line.content)) for line in found] == [
         (1, None, 2),
         (2, "line_too_long", 1_000),
@@ -103,20 +124,47 @@ def test_a_file_is_taken_in_once_whatever_its_name(room, message) -> None:
     assert room.affected == set()
 
 
-def test_the_lines_of_a_file_that_grew_are_duplicates(room, message) -> None:
-    room.land("a.jsonl", message("m1"))
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_of_a_file_that_grew_only_the_new_lines_are_taken_in(room, message, name: str) -> None:
+    path = room.land(name, message("m1"), b"bad")
     room.run()
-    room.land("a.jsonl", message("m1"), message("m2"))
+    with path.open("ab") as file:
+        more = b"\n" + json.dumps(message("m2")).encode() + b"\n"
+        file.write(gzip.compress(more) if name.endswith(".gz") else more)
     counts = room.run()["2026-01-01"]
-    assert (counts.lines, counts.accepted, counts.duplicates, counts.quarantined) == (3, 2, 1, 0)
+    assert (counts.lines, counts.accepted, counts.duplicates, counts.quarantined) == (3, 2, 0, 1)
+    assert room.rows("messages", "message_id", "line") == [("m1", 1), ("m2", 4)]
+    assert room.rows("landing_files", "lines", "next_line") == [(1, 5), (2, 3)]
+    room.run()
+    assert (room.intake.files, room.intake.known) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (lambda a, b: a[:-1], lambda a, b: a + b),
+        (lambda a, b: gzip.compress(a), lambda a, b: gzip.compress(a + b)),
+        (lambda a, b: a + b + b, lambda a, b: a + b),
+    ],
+    ids=["grew within a line", "packed anew", "truncated"],
+)
+def test_a_file_that_changed_otherwise_is_read_again_and_its_known_lines_are_duplicates(room, message, before, after) -> None:
+    a, b = (json.dumps(message(name)).encode() + b"\n" for name in ("m1", "m2"))
+    path = room.land("a.jsonl.gz" if before(a, b)[:2] == b"\x1f\x8b" else "a.jsonl")
+    path.write_bytes(before(a, b))
+    earlier = room.run()["2026-01-01"]
+    path.write_bytes(after(a, b))
+    counts = room.run()["2026-01-01"]
+    assert (counts.lines, counts.accepted, counts.quarantined) == (earlier.lines + 2, 2, 0)
+    assert counts.duplicates == counts.lines - 2
 
 
 def test_a_file_that_cannot_be_read_waits_for_the_next_time(room, message, monkeypatch: pytest.MonkeyPatch) -> None:
     room.land("a.jsonl", message("m1"))
     room.land("b.jsonl", message("m2"))
 
-    def broken(path: Path, size: int):
-        yield from read_chunks(path, size)
+    def broken(path: Path, *part: int):
+        yield from read_chunks(path, *part)
         if path.name == "a.jsonl":
             raise OSError("disk")
 
