@@ -96,7 +96,7 @@ def _line(rng: random.Random, number: int) -> bytes:
             "total": rng.randrange(100_000) / 100,
             "items": rng.randrange(20) if rng.random() > 0.02 else "many",
             "currency": rng.choice(("EUR", "USD", "GBP")),
-            "placed_at": at.isoformat() + "Z",
+            "placed_at": at.isoformat(),
             "coupon": None,
             "address": {"country": "NL"},
         },
@@ -105,9 +105,9 @@ def _line(rng: random.Random, number: int) -> bytes:
             "page": {"path": f"/orders/{rng.randrange(1000)}", "title": "Orders"},
             "device": {"id": f"{rng.getrandbits(64):016x}", "type": "ios"},
         },
-        "originalTimestamp": at.isoformat() + "Z",
-        "sentAt": at.isoformat() + "Z",
-        "receivedAt": at.isoformat() + "Z",
+        "originalTimestamp": at.isoformat(),
+        "sentAt": at.isoformat(),
+        "receivedAt": at.isoformat(),
     }
     return orjson.dumps(body)
 

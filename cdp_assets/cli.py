@@ -20,6 +20,7 @@ from rich.table import Table
 
 from cdp_assets import cli_identity, cli_privacy
 from cdp_assets.cli_ledger import ledger_app
+from cdp_assets.cli_replay import replay_app
 from cdp_assets.cli_support import (
     AsOfOption,
     CommandError,
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.add_typer(ledger_app, name="ledger")
 cli_privacy.register(app)
 cli_identity.register(app)
+app.add_typer(replay_app, name="replay")
 
 
 def main() -> None:

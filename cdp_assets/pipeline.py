@@ -76,7 +76,7 @@ def run_space(
     with open_warehouse(space, home, on_wait=on_wait) as warehouse:
         missing = incomplete_windows(warehouse, space, instant)
     definitions = build_definitions(directory, home.root)
-    raw = [asset_key(space.name, "raw_events", name) for name in ("messages", "quarantine", "event_tables")]
+    raw = [asset_key(space.name, "raw_events", name) for name in ("messages", "quarantine", "violations", "event_tables")]
     runs: list[tuple[list[Window], bool]] = [(missing, True)] if len(missing) > 1 else []
     runs.append(([target], not runs))
     failures: dict[str, str] = {}

@@ -71,7 +71,7 @@ def build_landing_sensor(space: Space, directory: Path, home: Home) -> dg.Sensor
     name = f"{space.name}__landing"
     messages = asset_key(space.name, "raw_events", "messages")
     selection = [
-        *(asset_key(space.name, "raw_events", table) for table in ("messages", "quarantine", "event_tables")),
+        *(asset_key(space.name, "raw_events", table) for table in ("messages", "quarantine", "violations", "event_tables")),
         *(asset_key(space.name, "unified_profiles", table) for table in tables_of(space.graph)),
     ]
 

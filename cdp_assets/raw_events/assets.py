@@ -23,7 +23,8 @@ from cdp_assets.raw_events.build import Counts, affected_windows, build_window
 from cdp_assets.raw_events.event_tables import EventTablesResult, build_event_tables
 from cdp_assets.raw_events.intake import take_in
 from cdp_assets.raw_events.policies import build_stages
-from cdp_assets.raw_events.tables import EVENT_COLUMNS, MESSAGES, QUARANTINE, SCHEMA
+from cdp_assets.raw_events.tables import EVENT_COLUMNS, MESSAGES, QUARANTINE, SCHEMA, VIOLATIONS
+from cdp_assets.raw_events.violations import as_markdown, violations_by_event
 from cdp_assets.space.builds import builds_spec, record_build
 from cdp_assets.space.models import SpaceConfig
 from cdp_assets.space.space import Space
@@ -58,6 +59,15 @@ def build_raw_events(config: SpaceConfig) -> dg.AssetsDefinition:
         room_spec(
             config,
             ROOM,
+            "violations",
+            description="What the tracking plan found wrong in messages: the field, the rule, and whether it was allowed, omitted or blocked.",
+            table=VIOLATIONS,
+            deps=[key],
+            partitioned=True,
+        ),
+        room_spec(
+            config,
+            ROOM,
             "event_tables",
             description="One table per event in Segment's warehouse schema (schema `events`).",
             table=EVENT_COLUMNS,
@@ -84,6 +94,7 @@ def build_raw_events(config: SpaceConfig) -> dg.AssetsDefinition:
             built = take_in_and_build(warehouse, loaded, space.landing(loaded), windows, instant, context.run.run_id)
             verdicts = checks.evaluate(warehouse, built.counts)
             suppressed = checks.evaluate_suppressions(warehouse)
+            violated = violations_by_event(warehouse, sorted(built.counts))
         windows, counts, tables = built.windows, built.counts, built.tables
         late = [window for window in windows if window.key not in context.partition_keys]
         for window in late:
@@ -93,10 +104,19 @@ def build_raw_events(config: SpaceConfig) -> dg.AssetsDefinition:
         describe_partitions(context, key, {w.key: _partition(w, counts[w.key], instant) for w in windows})
         refused = {w.key: {"dagster/partition_row_count": counts[w.key].quarantined} for w in windows}
         describe_partitions(context, asset_key(config.name, ROOM, "quarantine"), refused)
+        found = {
+            window: {
+                "dagster/partition_row_count": sum(row[3] for row in rows),
+                "violations": dg.MetadataValue.md(as_markdown(rows)),
+            }
+            for window, rows in violated.items()
+        }
+        describe_partitions(context, asset_key(config.name, ROOM, "violations"), found)
         common = {META_AS_OF: format_instant(min(windows[-1].end, instant))} if windows else {}
         results: dict[str, dict[str, Any]] = {
             "messages": {"files taken in": built.files, "late partitions rebuilt": len(late)},
             "quarantine": {},
+            "violations": {},
             "event_tables": {
                 # The tables are written for all windows together.
                 **({"dagster/partition_row_count": sum(tables.rows.values())} if len(windows) == 1 else {}),

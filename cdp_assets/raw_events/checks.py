@@ -16,21 +16,23 @@ from cdp_assets.raw_events.schemas import (
     MESSAGES_SCHEMA,
     QUARANTINE_SCHEMA,
     SUPPRESSIONS_SCHEMA,
+    VIOLATIONS_SCHEMA,
     quarantine_rules,
     suppression_rules,
 )
 from cdp_assets.raw_events.stages import WITHOUT_RAW
-from cdp_assets.raw_events.tables import MESSAGES, QUARANTINE, SUPPRESSIONS
+from cdp_assets.raw_events.tables import MESSAGES, QUARANTINE, SUPPRESSIONS, VIOLATIONS
 from cdp_assets.space.models import SpaceConfig
 from resources.warehouse import Warehouse
 
 ACCOUNTED = "accounted_for"
 VALID = "valid_messages"
 SUPPRESSED = "nothing_kept_of_the_suppressed"
+VALID_VIOLATIONS = "valid_violations"
 
 
-def _key(config: SpaceConfig) -> dg.AssetKey:
-    return asset_key(config.name, "raw_events", "messages")
+def _key(config: SpaceConfig, check: str = VALID) -> dg.AssetKey:
+    return asset_key(config.name, "raw_events", "violations" if check == VALID_VIOLATIONS else "messages")
 
 
 def _quarantine(config: SpaceConfig) -> dg.AssetKey:
@@ -53,6 +55,12 @@ def specs(config: SpaceConfig) -> list[dg.AssetCheckSpec]:
             asset=_quarantine(config),
             description="Suppressions hold hashes only, one in force per identifier; nothing is kept of the messages that they refused.",
         ),
+        dg.AssetCheckSpec(
+            VALID_VIOLATIONS,
+            asset=_key(config, VALID_VIOLATIONS),
+            description="Violations obey the schema.",
+            partitions_def=partitions_of(config),
+        ),
     ]
 
 
@@ -73,7 +81,15 @@ def evaluate(warehouse: Warehouse, counts: Mapping[str, Counts]) -> dict[str, di
     valid = evaluate_partitions(
         warehouse, MESSAGES_SCHEMA, warehouse.table(MESSAGES.ref), by="partition_key", partitions=sorted(counts), name="messages"
     )
-    return {ACCOUNTED: accounted, VALID: valid}
+    violations = evaluate_partitions(
+        warehouse,
+        VIOLATIONS_SCHEMA,
+        warehouse.table(VIOLATIONS.ref),
+        by="partition_key",
+        partitions=sorted(counts),
+        name="violations",
+    )
+    return {ACCOUNTED: accounted, VALID: valid, VALID_VIOLATIONS: violations}
 
 
 def evaluate_suppressions(warehouse: Warehouse) -> list[RuleResult]:
@@ -106,10 +122,11 @@ def results(
     context: dg.AssetExecutionContext, config: SpaceConfig, verdicts: Mapping[str, Mapping[str, list[RuleResult]]]
 ) -> Iterator[dg.AssetCheckResult]:
     for name, by_partition in verdicts.items():
-        if dg.AssetCheckKey(_key(config), name) in context.selected_asset_check_keys:
+        key = _key(config, name)
+        if dg.AssetCheckKey(key, name) in context.selected_asset_check_keys:
             yield check_evaluations(
                 context,
-                {partition: check_result(_key(config), name, found) for partition, found in by_partition.items()},
-                asset_key=_key(config),
+                {partition: check_result(key, name, found) for partition, found in by_partition.items()},
+                asset_key=key,
                 check_name=name,
             )

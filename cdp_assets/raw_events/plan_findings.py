@@ -89,16 +89,18 @@ UNPLANNED = Finding("event", UNPLANNED_EVENT, "the event is not planned", True)
 def findings_of(errors: Iterable[jsonschema_rs.ValidationError], place: Path) -> Iterator[Finding]:
     """The findings of a validator's errors. ``place``: where in the message the validated value stands."""
     for error in errors:
-        path, keyword = (*place, *error.instance_path), error.kind.name
+        path = (*place, *error.instance_path)
+        detail: Any = error.kind  # each keyword's has attributes of its own
+        keyword = detail.name
         if keyword == "required":
-            yield missing((*path, error.kind.property))
+            yield missing((*path, detail.property))
         elif keyword == "additionalProperties":
-            yield from (unplanned_field((*path, name), by_rule=True) for name in error.kind.unexpected)
+            yield from (unplanned_field((*path, name), by_rule=True) for name in detail.unexpected)
         else:
             kind = RANGE if keyword in _LIMITS else _KIND_OF_KEYWORD.get(keyword, CONDITION)
             # A name that is refused is no value that could be removed by its path.
             removal = None if keyword == "propertyNames" else _innermost_key(path)
-            yield Finding(dotted(path), kind, _described(keyword, error.kind), False, removal)
+            yield Finding(dotted(path), kind, _described(keyword, detail), False, removal)
 
 
 def nested_too_deeply(place: Path) -> Finding:

@@ -116,7 +116,9 @@ def by_rule(controls: Controls, version: int | None, findings: tuple[Finding, ..
     violated = any(not finding.unplanned for finding in findings)
     if violated and controls.block_violations:
         return Verdict(VIOLATION_REASON, tuple(Violation(finding, BLOCKED) for finding in findings), (), (), version)
-    violations, omitted, on_violation = [], [], []
+    violations: list[Violation] = []
+    omitted: list[Path] = []
+    on_violation: list[Path] = []
     for finding in findings:
         omit = controls.omit_unplanned if finding.unplanned else controls.omit_violations
         removal = _removable(controls, finding) if omit else None
