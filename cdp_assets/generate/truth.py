@@ -21,7 +21,8 @@ TRAITS_OF_INTEREST = ("email", "first_name", "last_name")
 class Truth:
     """The content of ``truth.json``.
 
-    ``persons``: by id, with identifiers, since when the person is known, traits and consent over time, and entities.
+    ``persons``: by id, with identifiers, since when the person is known, traits and consent over time, and entities; ``parts`` are
+    the identifiers of the person's messages, those together that messages of this person connect.
     ``identifiers``: type, value, the true person, since when it is attached to the person's profile (null: never).
     ``devices``: by anonymous id, when it was first seen alone, when it was linked and to whom, whether a profile of its own merged.
     ``files``: by landing file, lines, duplicates and malformed lines by kind. ``totals``: the same, summed.
@@ -61,7 +62,15 @@ class Truth:
         """Record a person and all identifiers, attached or not yet."""
         entry = self.persons.setdefault(
             person.id,
-            {"known_at": None, "traits": [], "consent": [], "entities": {}, "kind": person.kind, "user_id": person.user_id},
+            {
+                "known_at": None,
+                "traits": [],
+                "consent": [],
+                "entities": {},
+                "kind": person.kind,
+                "user_id": person.user_id,
+                "parts": [],
+            },
         )
         entry.update(
             first_name=person.first_name, last_name=person.last_name, phone=person.phone, emails=list(person.emails), email=None
@@ -92,6 +101,7 @@ class Truth:
         self.document["events"][name] = self.document["events"].get(name, 0) + 1
         anonymous = None if message.anonymous_id == BLOCKED_ID else message.anonymous_id
         at = iso(message.received)
+        self._connect(message, anonymous)
         if message.user_id or message.email:
             assert message.person is not None
             self._known(message, at)
@@ -108,6 +118,20 @@ class Truth:
         else:
             device["alone_at"] = device["alone_at"] or at
             self._consent(device["consent"], message.consent, at)
+
+    def _connect(self, message: Message, anonymous_id: str | None) -> None:
+        """Identifiers of one message belong together, as far as its true person goes."""
+        given = {"user_id": message.user_id, "email": message.email, "anonymous_id": anonymous_id}
+        together = [[kind, value] for kind, value in given.items() if value]
+        if message.person is None or not together:
+            return
+        entry = self.persons[message.person]
+        touched = [part for part in entry["parts"] if any(identifier in part for identifier in together)]
+        if len(touched) == 1 and all(identifier in touched[0] for identifier in together):
+            return
+        rest = [part for part in entry["parts"] if part not in touched]
+        joined = sorted({tuple(identifier) for part in (together, *touched) for identifier in part})
+        entry["parts"] = sorted([*rest, [list(identifier) for identifier in joined]])
 
     def _known(self, message: Message, at: str) -> None:
         person = self.persons[message.person or ""]

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -9,12 +10,19 @@ import dagster as dg
 from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, room_spec, run_instant
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.models import SpaceConfig
-from cdp_assets.unified_profiles import checks
+from cdp_assets.unified_profiles import checks, measure
 from cdp_assets.unified_profiles.build import build_profiles
-from cdp_assets.unified_profiles.tables import CONSENT_STATES, EVENT_PROFILES, VIOLATIONS, profile_schema, profile_tables
+from cdp_assets.unified_profiles.tables import (
+    CONSENT_STATES,
+    EVENT_PROFILES,
+    VIOLATIONS,
+    profile_schema,
+    profile_tables,
+    user_identifiers,
+)
 from resources.instance import pool_of
 from resources.space import SpaceResource
-from resources.warehouse import TableSpec
+from resources.warehouse import TableSpec, Warehouse
 
 ROOM = "unified_profiles"
 
@@ -55,6 +63,7 @@ def build_unified_profiles(config: SpaceConfig, graph: DataGraph) -> dg.AssetsDe
             )
             counts = {name: warehouse.count(warehouse.table(table.ref)) for name, table in tables.items()}
             verdicts = checks.evaluate(warehouse, loaded.graph)
+            measured = _beside_the_truth(warehouse, loaded.graph, space.paths().truth_file(loaded.config.name))
         summary: dict[str, Any] = {
             META_AS_OF: format_instant(instant),
             "profiles": built.profiles,
@@ -65,9 +74,24 @@ def build_unified_profiles(config: SpaceConfig, graph: DataGraph) -> dg.AssetsDe
         }
         for name in tables:
             if asset_key(config.name, ROOM, name) in context.selected_asset_keys:
-                yield dg.MaterializeResult(
-                    asset_key(config.name, ROOM, name), metadata={**summary, "dagster/row_count": counts[name]}
-                )
+                metadata = {**summary, "dagster/row_count": counts[name], **(measured if name == "user_identifiers" else {})}
+                yield dg.MaterializeResult(asset_key(config.name, ROOM, name), metadata=metadata)
         yield from checks.results(context, config, verdicts)
 
     return _assets
+
+
+def _beside_the_truth(warehouse: Warehouse, graph: DataGraph, truth_file: Path) -> dict[str, Any]:
+    """Precision and recall as metadata, where the home holds generated data with its truth; else nothing."""
+    truth = measure.read_truth(truth_file)
+    if truth is None:
+        return {}
+    held = warehouse.table(user_identifiers(profile_schema(graph)).ref).select("type", "value", "canonical_segment_id")
+    batches = (batch.to_pydict().values() for batch in warehouse.batches(held))
+    measured = measure.measure((row for columns in batches for row in zip(*columns, strict=True)), truth)
+    return {
+        "pairwise precision": measured.precision,
+        "pairwise recall": measured.recall,
+        "reachable recall": measured.reachable_recall,
+        "beside the truth": dg.MetadataValue.md(measure.markdown(measured)),
+    }

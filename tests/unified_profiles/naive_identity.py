@@ -404,7 +404,4 @@ def externals_of(entries: Any) -> list[tuple[str, str | None]]:
 def blocked(value: str, settings: IdentitySettings) -> bool:
     if value == "":
         return True
-    for rule in settings.blocked:
-        if value == rule.exact or (rule.regex is not None and re.fullmatch(rule.regex, value)):
-            return True
-    return False
+    return any(value == rule.exact or (rule.regex and re.fullmatch(rule.regex, value)) for rule in settings.blocked)

@@ -134,5 +134,5 @@ def test_ae5_6_after_a_merge_no_table_shows_the_merged_profile_as_one_of_its_own
     assert people.rows("user_traits", "canonical_segment_id", "name", "value") == [(p1, "city", "Praha"), (p1, "email", "new@x")]
     assert {row[0] for row in people.rows("user_identifiers", "canonical_segment_id")} == {p1}
     assert people.rows("profile_merges", "canonical_segment_id", "segment_id") == sorted([(p1, p1), (p1, p2)], key=str)
-    merged = [row for row in people.warehouse.rows(canonical_ids_as_of(people.warehouse, people.graph, SIX_MONTHS), 10)]
+    merged = people.warehouse.rows(canonical_ids_as_of(people.warehouse, people.graph, SIX_MONTHS), 10)
     assert sorted(tuple(row.values()) for row in merged) == sorted([(p1, p1), (p2, p1)])

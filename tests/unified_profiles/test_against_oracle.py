@@ -17,8 +17,10 @@ from hypothesis import HealthCheck, given, seed, settings
 from cdp_assets.space.models import IdentifierRule, IdentitySettings
 from tests.unified_profiles.histories import (
     CATEGORIES,
+    DAY,
     HOUR,
     KINDS,
+    MICROSECOND,
     START,
     History,
     compared,
@@ -132,4 +134,25 @@ def test_caps_of_merges_and_mappings_are_kept() -> None:
     messages = {f"h{number}": crowded(number) for number in range(2)}
     reached = Counter(v[3] for of_case in messages.values() for v in NaiveIdentity(identity, CATEGORIES).live(of_case).violations)
     assert min(reached["profile_merge_limit_reached"], reached["profile_mapping_limit_reached"]) > 10
+    assert compared_messages(messages, identity) == {}
+
+
+@pytest.mark.parametrize(("window", "days"), [("daily", 1), ("weekly", 7), ("monthly", 30), ("annually", 365)])
+def test_an_identifier_counts_until_the_very_end_of_its_window(window: str, days: int) -> None:
+    identity = IdentitySettings(identifiers=(IdentifierRule(type="email", limit=1, window=window),))
+    messages = {}
+    for number, late in enumerate((-MICROSECOND, 0 * MICROSECOND, MICROSECOND)):
+        times = (START, START + days * DAY + late)
+        messages[f"h{number}"] = [
+            {
+                "type": "identify",
+                "messageId": f"h{number}-{at.isoformat()}",
+                "receivedAt": f"{at.isoformat()}+00:00",
+                "userId": f"h{number}:u",
+                "traits": {"email": f"h{number}:{at.isoformat()}"},
+            }
+            for at in times
+        ]
+    refused = [len(NaiveIdentity(identity).live(of_case).violations) for of_case in messages.values()]
+    assert refused == [1, 0, 0]
     assert compared_messages(messages, identity) == {}
