@@ -22,7 +22,19 @@ from cdp_assets.generate.landing import Landing
 from cdp_assets.generate.model import DataModel, Plan, pick
 from cdp_assets.generate.mural import Mural
 from cdp_assets.generate.owl_bank import OwlBank
-from cdp_assets.generate.people import CATEGORIES, CUSTOMER, DAY, HOUR, Person, instant, iso, make_person, millis, plant_conflicts
+from cdp_assets.generate.people import (
+    CATEGORIES,
+    CUSTOMER,
+    DAY,
+    HOUR,
+    Person,
+    instant,
+    iso,
+    make_person,
+    millis,
+    plant_conflicts,
+    plant_shared,
+)
 from cdp_assets.generate.truth import Truth
 from cdp_assets.space.home import Home
 from cdp_assets.space.space import Space
@@ -194,6 +206,7 @@ class _Generator:
         for _ in range(self.state["profiles"]):
             self._newcomer(rng, (start, end))
         plant_conflicts(rng, self.people)
+        plant_shared(rng, self.people)
         for person in self.people:
             self.truth.describe(person)
         windows = [(at, at + DAY) for at in range(start, end, DAY)]

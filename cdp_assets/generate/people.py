@@ -133,3 +133,24 @@ def plant_conflicts(rng: random.Random, people: list[Person]) -> None:
             person.devices.append(device(rng))
         for spare in person.devices:
             spare.private = False
+
+
+def plant_shared(rng: random.Random, people: list[Person]) -> None:
+    """Some share a device without signing in on it: families a tablet where several leave their address, and a branch has a kiosk.
+
+    Under Segment's default rules an address that somebody leaves on such a device joins the profile of whoever was there before.
+    """
+    subscribers = [p for p in people if p.kind == SUBSCRIBER]
+    customers = [p for p in people if p.kind == CUSTOMER and p.devices[0].private]
+    rng.shuffle(subscribers)
+    rng.shuffle(customers)
+    families = max(1, len(people) // 100)
+    for family in range(families):
+        tablet = device(rng)
+        tablet.private = False
+        for person in (*subscribers[2 * family : 2 * family + 2], *customers[family : family + 1]):
+            person.devices.append(tablet)
+    kiosk = device(rng)
+    kiosk.private = False
+    for person in (*subscribers[2 * families :][: 1 + families], *customers[families:][: 2 + 2 * families]):
+        person.devices.append(kiosk)
