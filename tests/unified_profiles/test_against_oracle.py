@@ -17,12 +17,16 @@ from hypothesis import HealthCheck, given, seed, settings
 from cdp_assets.space.models import IdentifierRule, IdentitySettings
 from tests.unified_profiles.histories import (
     CATEGORIES,
+    COMMON,
     DAY,
     HOUR,
     KINDS,
     MICROSECOND,
+    PLACES,
+    RARE,
     START,
     History,
+    Manner,
     compared,
     compared_messages,
     histories,
@@ -104,6 +108,17 @@ def test_the_histories_hold_what_the_rules_are_about(cases: list[History]) -> No
     assert merges > 200 and min(states.values()) > 20 and set(states) == {"true", "false", "conflict"}
 
 
+@pytest.mark.parametrize("world", [0, 1, 3])
+def test_every_place_holds_what_the_documents_say(world: int) -> None:
+    """Each place with each value, and each pair of places with one value, where the limit of a type is one."""
+    manner = Manner(type="identify")
+    singles = [((manner, ((place, value),)),) for place in PLACES for value in COMMON + RARE]
+    pairs = [((manner, ((one, "a"), (other, "a"))),) for one in PLACES for other in PLACES]
+    rules = tuple(IdentifierRule(type=kind, limit=1) for kind in KINDS)
+    identity = settings_of(world).model_copy(update={"identifiers": rules})
+    assert compared([*singles, *pairs], identity) == {}
+
+
 def crowded(number: int) -> list[dict[str, Any]]:
     """A history that reaches the caps: hundreds of anonymous ids that merge in a random order, and profiles with 1,000 of them."""
     chance = random.Random(f"{SEED}/{number}")
@@ -123,13 +138,15 @@ def crowded(number: int) -> list[dict[str, Any]]:
             ("anonymous_id", f"a{a}"), ("anonymous_id", f"a{b}"), *([("email", f"e{link % 40}")] if chance.random() < 0.4 else [])
         )
     for batch in range(35):
-        say(("user_id", f"u{batch % 2}"), *(("ga_client_id", f"g{batch}.{n}") for n in range(chance.randrange(40, 80))))
+        others = [("ga_client_id", f"g{batch}.{n}") for n in range(chance.randrange(40, 80))]
+        others.append(("owl_card", f"c{batch}"))
+        say(("user_id", f"u{batch % 2}"), *chance.sample(others, len(others)))
     say(("user_id", "u0"), ("user_id", "u1"))
     return messages
 
 
 def test_caps_of_merges_and_mappings_are_kept() -> None:
-    rules = [IdentifierRule(type=kind, limit=5000) for kind in ("user_id", "email", "anonymous_id", "ga_client_id")]
+    rules = [IdentifierRule(type=kind, limit=5000) for kind in ("user_id", "email", "anonymous_id", "ga_client_id", "owl_card")]
     identity = IdentitySettings(identifiers=tuple(rules))
     messages = {f"h{number}": crowded(number) for number in range(2)}
     reached = Counter(v[3] for of_case in messages.values() for v in NaiveIdentity(identity, CATEGORIES).live(of_case).violations)
