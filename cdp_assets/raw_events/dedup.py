@@ -7,6 +7,7 @@ with such a key are compared by their whole message_id. So the history costs one
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 
 import ibis
 import ibis.expr.types as ir
@@ -19,6 +20,9 @@ from resources.warehouse import TableRef, TableSpec, Warehouse, timestamp_litera
 _ORDER = ("received_at", "file_hash", "line")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MASKS = np.array([(1 << 8 * kept) - 1 for kept in range(9)], np.uint64)
+_NEW_FILES = TableSpec(
+    TableRef("cdp_scratch", "intake_files"), {"file_hash": "string"}, "Files that this intake takes in.", subject=None
+)
 _CANDIDATES = TableSpec(
     TableRef("cdp_scratch", "intake_candidates"),
     {"message_key": "int64", "first_at": "timestamp", "last_at": "timestamp"},
@@ -35,18 +39,19 @@ _LOSERS = TableSpec(
 
 def prepare(warehouse: Warehouse) -> None:
     """Make the scratch tables. DDL: call it before the transaction."""
-    for spec in (_CANDIDATES, _LOSERS):
+    for spec in (_NEW_FILES, _CANDIDATES, _LOSERS):
         warehouse.ensure(spec)
         warehouse.delete(spec.ref, [])
 
 
-def settle_duplicates(warehouse: Warehouse, loaded_at: dt.datetime) -> int:
+def settle_duplicates(warehouse: Warehouse, file_hashes: Sequence[str]) -> int:
     """Move every message that another one precedes to the duplicates of its own window; how many.
 
-    The files taken in at ``loaded_at`` are the new ones. A message of an earlier file that gives way marks its window: the file that
+    ``file_hashes``: the files that are new. A message of an earlier file that gives way marks its window: the file that
     took its place has a row of no lines there in ``line_counts``.
     """
-    warehouse.insert(_CANDIDATES.ref, _shared_keys(warehouse, loaded_at))
+    warehouse.append(_NEW_FILES.ref, pa.table({"file_hash": list(file_hashes)}))
+    warehouse.insert(_CANDIDATES.ref, _shared_keys(warehouse))
     candidates = warehouse.table(_CANDIDATES.ref)
     bounds = warehouse.rows(
         candidates.agg(n=candidates.count(), first=candidates.first_at.min(), last=candidates.last_at.max()), 1
@@ -65,24 +70,19 @@ def settle_duplicates(warehouse: Warehouse, loaded_at: dt.datetime) -> int:
         [("received_at", ">=", first), ("received_at", "<=", last)],
     )
     warehouse.delete_matching(VIOLATIONS.ref, losers, ["message_id", "file_hash", "line"])
-    warehouse.insert(LINE_COUNTS.ref, _marked(warehouse, losers, loaded_at))
+    warehouse.insert(LINE_COUNTS.ref, _marked(warehouse, losers))
     warehouse.delete(_LOSERS.ref, [])
     warehouse.delete(_CANDIDATES.ref, [])
     return int(moved or 0)
 
 
-def _new_files(warehouse: Warehouse, loaded_at: dt.datetime) -> ir.Table:
-    files = warehouse.table(LANDING_FILES.ref)
-    return files.filter(files.loaded_at == timestamp_literal(loaded_at)).select("file_hash")
-
-
-def _shared_keys(warehouse: Warehouse, loaded_at: dt.datetime) -> ir.Table:
+def _shared_keys(warehouse: Warehouse) -> ir.Table:
     """Keys of new messages that more than one message has, with the span of those messages."""
     messages = warehouse.table(MESSAGES.ref)
-    files = warehouse.table(LANDING_FILES.ref)
+    files, new_files = warehouse.table(LANDING_FILES.ref), warehouse.table(_NEW_FILES.ref)
     pool = messages.select("message_key", "received_at")
-    if warehouse.count(files.filter(files.loaded_at != timestamp_literal(loaded_at))):
-        new = messages.semi_join(_new_files(warehouse, loaded_at), "file_hash").select("message_key")
+    if warehouse.count(files.anti_join(new_files, "file_hash")):
+        new = messages.semi_join(new_files, "file_hash").select("message_key")
         pool = pool.semi_join(new, "message_key")
     grouped = pool.group_by("message_key").agg(n=pool.count(), first_at=pool.received_at.min(), last_at=pool.received_at.max())
     return grouped.filter(grouped.n > 1).select(*_CANDIDATES.columns)
@@ -97,8 +97,8 @@ def _preceded(warehouse: Warehouse, candidates: ir.Table, first: dt.datetime, la
     return ranked.filter(ranked._rank > 0).select(*_LOSERS.columns)
 
 
-def _marked(warehouse: Warehouse, losers: ir.Table, loaded_at: dt.datetime) -> ir.Table:
-    earlier = losers.anti_join(_new_files(warehouse, loaded_at), "file_hash")
+def _marked(warehouse: Warehouse, losers: ir.Table) -> ir.Table:
+    earlier = losers.anti_join(warehouse.table(_NEW_FILES.ref), "file_hash")
     marks = earlier.select(file_hash="winner", partition_key="partition_key").distinct()
     marks = marks.anti_join(warehouse.table(LINE_COUNTS.ref), ["file_hash", "partition_key"])
     return marks.mutate(lines=ibis.literal(0, "int64"))

@@ -111,7 +111,7 @@ def take_in(
         if taken:
             _append_files(warehouse, taken, loaded_at)
             _append_columns(warehouse, taken, values)
-            dedup.settle_duplicates(warehouse, loaded_at)
+            dedup.settle_duplicates(warehouse, [file.file_hash for file in taken])
     return IntakeResult(tuple(taken), known, tuple(unreadable))
 
 

@@ -196,8 +196,9 @@ class _Replay:
             self.warehouse.append(MESSAGES.ref, messages)
             self._move_counts()
             self._add_columns()
-            self._take_in_again(sorted(set(messages["file_hash"].to_pylist())), loaded_at)
-            self.result.duplicates = dedup.settle_duplicates(self.warehouse, loaded_at)
+            hashes_of_messages = sorted(set(messages["file_hash"].to_pylist()))
+            self._take_in_again(hashes_of_messages, loaded_at)
+            self.result.duplicates = dedup.settle_duplicates(self.warehouse, hashes_of_messages)
         self.warehouse.delete(_REPLAYED.ref, [])
 
     def _move_counts(self) -> None:

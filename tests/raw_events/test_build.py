@@ -33,15 +33,6 @@ def test_lines_go_to_the_window_of_their_received_time(any_room, message) -> Non
     assert any_room.run() == counts
 
 
-def test_AE5_1_a_message_id_counts_once_whatever_its_age(room, message) -> None:
-    room.land("a.jsonl", message("m1", f"{DAY_1}T10:00:00Z"), message("m1", f"{DAY_1}T11:00:00Z"))
-    room.run()
-    room.land("b.jsonl", message("m1", f"{DAY_2}T17:00:00Z"))
-    room.run(DAY_2)
-    assert room.rows("messages", "received_at") == [(dt.datetime(2026, 1, 1, 10),)]
-    assert len(room.rows("duplicates", "line")) == 2
-
-
 def test_a_late_earlier_duplicate_takes_the_place_of_an_accepted_line(any_room, message) -> None:
     any_room.land("a.jsonl", message("m1", f"{DAY_3}T10:00:00Z"), message("m2", f"{DAY_3}T11:00:00Z"))
     any_room.run()

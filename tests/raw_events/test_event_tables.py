@@ -13,7 +13,6 @@ from cdp_assets.raw_events.event_tables import build_event_tables
 from cdp_assets.raw_events.intake import take_in
 from cdp_assets.space.models import SpaceConfig
 from cdp_assets.space.time import windows
-from resources.warehouse import TableRef
 
 
 @pytest.mark.parametrize(
@@ -40,60 +39,6 @@ def test_a_type_is_that_of_the_value_and_only_a_zoned_time_is_a_time() -> None:
     values = [True, 3, 3.5, "x", [1], "2026-01-01T00:00:00Z", "2026-01-01T00:00:00", "2026-01-01", 2**70]
     types = ["boolean", "int64", "float64", "string", "string", "timestamp", "string", "string", "float64"]
     assert [value_type(value) for value in values] == types
-
-
-def test_AE5_3_objects_flatten_and_arrays_are_text(any_room, message) -> None:
-    context = {"page": {"url": "/x"}}
-    any_room.land(
-        "a.jsonl",
-        message("m1", properties={"a": {"b": 1}, "c": [1, 2], "when": "2026-01-01T02:00:00+02:00"}, context=context),
-        message("m2", type="identify", event=None, traits={"firstName": "A", "vip": True}),
-        message("m3", type="page", event=None, name="Home", properties={"name": "other", "width": 2.5}),
-    )
-    any_room.run()
-    result = any_room.event_tables()
-    assert result.rows == {"card_used": 1, "identifies": 1, "pages": 1, "tracks": 1}
-    assert result.conflicts == {}
-    assert any_room.rows("card_used", "id", "event", "event_text", "a_b", "c", "when", "context_page_url", schema="events") == [
-        ("m1", "card_used", "Card Used", 1, "[1,2]", dt.datetime(2026, 1, 1), "/x")
-    ]
-    assert any_room.rows("identifies", "id", "first_name", "vip", schema="events") == [("m2", "A", True)]
-    assert any_room.rows("pages", "name", "width", schema="events") == [("Home", 2.5)]
-    assert "a_b" not in any_room.warehouse.schema(TableRef("events", "tracks"))
-    assert any_room.event_tables() == result
-
-
-def test_AE5_2_a_property_with_a_reserved_name_is_discarded(room, message) -> None:
-    room.land(
-        "a.jsonl", message("m1", userId="real", properties={"user_id": "other", "userId": "third", "context_x": 1, "ok": 1})
-    )
-    room.run()
-    room.event_tables()
-    assert room.rows("card_used", "user_id", "ok", schema="events") == [("real", 1)]
-    assert "context_x" not in room.warehouse.schema(TableRef("events", "card_used"))
-
-
-def test_AE5_4_a_later_value_of_another_type_never_fails_and_is_counted(any_room, message) -> None:
-    values = [3, 3.7, "x", 4.0, 10**17, True, None]
-    any_room.land(
-        "a.jsonl",
-        *(
-            message(f"m{n}", f"2026-01-01T10:00:0{n}Z", properties={"n": value, "flag": n == 0 or "maybe", "late": value})
-            for n, value in enumerate(values)
-        ),
-    )
-    any_room.run()
-    result = any_room.event_tables()
-    assert any_room.rows("card_used", "id", "n", schema="events") == [
-        ("m0", 3),
-        ("m1", 3),
-        ("m2", None),
-        ("m3", 4),
-        ("m4", 10**17),
-        ("m5", None),
-        ("m6", None),
-    ]
-    assert result.conflicts == {"card_used.n": 3, "card_used.flag": 6, "card_used.late": 3}
 
 
 def test_columns_are_added_as_they_appear_and_keep_their_first_type(room, message) -> None:

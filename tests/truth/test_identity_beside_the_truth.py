@@ -45,7 +45,7 @@ class World:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with open_duckdb(self.file) as warehouse:
             made = generate(self.space, warehouse, self.home, profiles=PROFILES, days=10, seed=seed, end=END)
-            take_in(warehouse, self.home.landing(name), loaded_at=made.end)
+            take_in(warehouse, self.space.config, self.home.landing(name), loaded_at=made.end)
             build_window(warehouse, self.space.config, windows(self.space.config, made.end), made.end)
             self.messages = [_message(row) for row in warehouse.arrow(warehouse.table(MESSAGES.ref)).to_pylist()]
         truth = read_truth(self.home.truth_file(name))
