@@ -12,6 +12,8 @@ from typing import Any
 
 import dagster as dg
 
+from cdp_assets.data_graph import profiles_sync
+from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.models import PartitionKind, SpaceConfig
 from cdp_assets.space.time import Window, as_of_of, window_by_key
 from resources.warehouse import TableRef, TableSpec
@@ -123,6 +125,18 @@ def column_schema(spec: TableSpec) -> dg.TableSchema:
 def table_metadata(spec: TableSpec) -> dict[str, Any]:
     """Definition metadata of an asset that is a table."""
     return {"dagster/table_name": str(spec.ref), "dagster/column_schema": column_schema(spec)}
+
+
+def row_counts(head: str, rows: Mapping[str, int]) -> str:
+    """Rows by name as a Markdown table."""
+    lines = [f"| {head} | rows |", "|---|---:|"]
+    return "\n".join(lines + [f"| {name} | {count} |" for name, count in sorted(rows.items())])
+
+
+def profile_deps(space: str, graph: DataGraph, table: str) -> list[dg.AssetKey]:
+    """What a reader of people depends on: ``table`` of the profiles' room, or the company's own Profiles Sync tables."""
+    names = profiles_sync.tables_of(graph.profile_type) if graph.external else (table,)
+    return [asset_key(space, "unified_profiles", name) for name in names]
 
 
 def room_spec(

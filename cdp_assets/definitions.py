@@ -41,8 +41,9 @@ from cdp_assets.space.conditions import audience_references  # noqa: E402
 from cdp_assets.space.home import Home  # noqa: E402
 from cdp_assets.space.revisions import audience_revision, trait_revision  # noqa: E402
 from cdp_assets.space.space import Space  # noqa: E402
-from cdp_assets.unified_profiles.assets import build_unified_profiles  # noqa: E402
+from cdp_assets.unified_profiles.assets import build_unified_profiles, external_profiles  # noqa: E402
 from cdp_assets.unified_profiles.build import build_profiles  # noqa: E402
+from cdp_assets.unified_profiles.sync_tables import build_sync_tables  # noqa: E402
 from resources.instance import pool_of  # noqa: E402
 from resources.space import SpaceResource, load  # noqa: E402
 from resources.warehouse import TableRef, Warehouse  # noqa: E402
@@ -60,7 +61,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
     steps: list[dg.AssetsDefinition | dg.AssetSpec] = [
         *company_tables(space),
         build_raw_events(space.config),
-        build_unified_profiles(space.config, space.graph),
+        *people(space),
         *build_traits_and_audiences(space),
         *payloads.build_payload_assets(space),
         *syncs.build_sync_assets(space, take_in_landing),
@@ -75,6 +76,13 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
         # One DuckDB file admits one process, and a process per step costs seconds; Snowflake takes many.
         executor=dg.in_process_executor if space.config.warehouse.type == "duckdb" else dg.multiprocess_executor,
     )
+
+
+def people(space: Space) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The room of profiles, or the company's own Profiles Sync tables in its place."""
+    if space.graph.external:
+        return [*external_profiles(space.config, space.graph)]
+    return [build_unified_profiles(space.config, space.graph)]
 
 
 def company_tables(space: Space) -> list[dg.AssetSpec]:
@@ -204,7 +212,9 @@ def take_in_landing(context: dg.AssetExecutionContext, resource: SpaceResource, 
     built = take_in_and_build(warehouse, space, resource.landing(space), [], now, context.run.run_id, affected_only=True)
     if not built.files:
         return
-    build_profiles(warehouse, space.config, space.graph, as_of=now, loaded_at=now, run_id=context.run.run_id)
+    if space.graph.external is None:
+        build_profiles(warehouse, space.config, space.graph, as_of=now, loaded_at=now, run_id=context.run.run_id)
+        build_sync_tables(warehouse, space.config, space.graph)
     messages = asset_key(space.name, "raw_events", "messages")
     for window in built.windows:
         metadata: dict[str, Any] = {

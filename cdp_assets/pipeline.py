@@ -115,7 +115,7 @@ def incomplete_windows(warehouse: Warehouse, space: Space, instant: dt.datetime)
 
 
 def _step_count(space: Space) -> int:
-    return 2 + bool(space.traits or space.audiences) + 2 * len(space.activations)
+    return 1 + (space.graph.external is None) + bool(space.traits or space.audiences) + 2 * len(space.activations)
 
 
 class _Steps:

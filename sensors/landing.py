@@ -13,7 +13,7 @@ from cdp_assets.raw_events.landing import LandingFile, list_landing
 from cdp_assets.space.home import Home
 from cdp_assets.space.space import Space, SpaceError
 from cdp_assets.space.time import windows
-from cdp_assets.unified_profiles.assets import tables_of
+from cdp_assets.unified_profiles.assets import asset_names
 from resources.space import landing_folder, load
 from resources.warehouse import WarehouseError
 
@@ -72,7 +72,7 @@ def build_landing_sensor(space: Space, directory: Path, home: Home) -> dg.Sensor
     messages = asset_key(space.name, "raw_events", "messages")
     selection = [
         *(asset_key(space.name, "raw_events", table) for table in ("messages", "quarantine", "violations", "event_tables")),
-        *(asset_key(space.name, "unified_profiles", table) for table in tables_of(space.graph)),
+        *(asset_key(space.name, "unified_profiles", table) for table in asset_names(space.graph)),
     ]
 
     @dg.sensor(

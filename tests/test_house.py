@@ -143,7 +143,7 @@ def test_every_logic_module_imports_with_dagster_blocked() -> None:
 
 
 def table_specs():
-    from cdp_assets.unified_profiles.tables import profile_tables
+    from cdp_assets.unified_profiles.tables import profile_tables, profile_traits_updates, profile_views
     from resources.warehouse import TableSpec
 
     for room in ROOMS:
@@ -151,7 +151,7 @@ def table_specs():
         for value in vars(module).values():
             if isinstance(value, TableSpec):
                 yield f"{room}.{value.ref.name}", value
-    for spec in profile_tables("profiles"):
+    for spec in (*profile_tables("profiles"), profile_traits_updates("profiles"), *profile_views("profiles")):
         yield f"profiles.{spec.ref.name}", spec
 
 
@@ -160,6 +160,8 @@ NOBODYS = {
     "landing_files",
     "line_counts",
     "event_columns",
+    "trait_columns",
+    "windows_read",
     "builds",
     "path_rows",
     "payload_builds",

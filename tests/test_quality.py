@@ -429,7 +429,69 @@ def test_unified_profiles_break_their_rules(warehouse: Warehouse) -> None:
         "received_at.not_null": 1,
         "unique(segment_id, category, seq)": 2,
     }
-    assert set(profiles.CHECKED_TABLES) == {"user_identifiers", "user_traits", "profile_merges", "consent_states"}
+    checked_here = {"user_identifiers", "user_traits", "profile_merges", "consent_states"}
+    assert set(profiles.CHECKED_TABLES) == checked_here | CHECKED_BELOW
+
+
+CHECKED_BELOW = {
+    *("profile_traits_updates", "id_graph", "external_id_mapping", "profile_traits"),
+    *("group_memberships", "message_violations"),
+}
+
+
+def test_profiles_sync_tables_break_their_rules(warehouse: Warehouse) -> None:
+    update = {"segment_id": "p1", "seq": 1, "received_at": T0, "triggering_event_id": "m1"}
+    updates = put(warehouse, profile_tables.profile_traits_updates("profiles", ("plan",)), [update, {**update, "plan": "x"}, {}])
+    assert broken(evaluate(warehouse, profiles.PROFILE_TRAITS_UPDATES_SCHEMA, updates)) == {
+        "segment_id.not_null": 1,
+        "seq.not_null": 1,
+        "received_at.not_null": 1,
+        "triggering_event_id.not_null": 1,
+        "unique(segment_id, seq)": 2,
+    }
+    part = {"segment_id": "p1", "canonical_segment_id": "p1"}
+    graph = put(warehouse, profile_tables.id_graph("profiles"), [part, {**part, "canonical_segment_id": "p2"}, {}])
+    assert broken(evaluate(warehouse, profiles.ID_GRAPH_SCHEMA, graph)) == {
+        "segment_id.not_null": 1,
+        "canonical_segment_id.not_null": 1,
+        "unique(segment_id)": 2,
+    }
+    held = {"canonical_segment_id": "p1", "external_id_hash": "h"}
+    mapping = put(warehouse, profile_tables.external_id_mapping("profiles"), [held, {**held, "canonical_segment_id": "p2"}, {}])
+    assert broken(evaluate(warehouse, profiles.EXTERNAL_ID_MAPPING_SCHEMA, mapping)) == {
+        "canonical_segment_id.not_null": 1,
+        "external_id_hash.not_null": 1,
+        "unique(external_id_hash)": 2,
+    }
+    rows = [
+        {"canonical_segment_id": "p1", "plan": "x"},
+        {"canonical_segment_id": "p1"},
+        {"canonical_segment_id": "p2", "merged_to": "p1"},
+        {"canonical_segment_id": "p3", "merged_to": "p1", "plan": "x"},
+        {},
+    ]
+    traits = put(warehouse, profile_tables.profile_traits("profiles", ("plan",)), rows)
+    rules = profiles.ROW_RULES["profile_traits"]
+    assert broken(evaluate(warehouse, profiles.PROFILE_TRAITS_SCHEMA, traits, extra_rules=rules)) == {
+        "canonical_segment_id.not_null": 1,
+        "unique(canonical_segment_id)": 2,
+        "tombstones_have_no_traits": 1,
+    }
+    member = {"message_id": "m1", "group_id": "g"}
+    members = put(warehouse, profile_tables.GROUP_MEMBERSHIPS, [member, {**member, "group_id": ""}, {"group_id": "x" * 501}])
+    assert broken(evaluate(warehouse, profiles.GROUP_MEMBERSHIPS_SCHEMA, members)) == {
+        "message_id.not_null": 1,
+        "group_id.str_length": 2,
+        "unique(message_id)": 2,
+    }
+    violation = {"message_id": "m1", "reason": "group_id_empty"}
+    found = put(warehouse, profile_tables.MESSAGE_VIOLATIONS, [violation, violation, {"message_id": "m2", "reason": "odd"}, {}])
+    assert broken(evaluate(warehouse, profiles.MESSAGE_VIOLATIONS_SCHEMA, found)) == {
+        "message_id.not_null": 1,
+        "reason.not_null": 1,
+        "reason.isin": 1,
+        "unique(message_id, reason)": 2,
+    }
 
 
 def test_traits_and_audiences_break_their_rules(warehouse: Warehouse) -> None:

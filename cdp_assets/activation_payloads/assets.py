@@ -9,7 +9,16 @@ import dagster as dg
 from cdp_assets.activation_payloads import checks
 from cdp_assets.activation_payloads.payloads import build_payloads
 from cdp_assets.activation_payloads.tables import PAYLOADS
-from cdp_assets.dagster_support import META_AS_OF, META_REVISION, asset_key, format_instant, room_spec, run_instant, table_key
+from cdp_assets.dagster_support import (
+    META_AS_OF,
+    META_REVISION,
+    asset_key,
+    format_instant,
+    profile_deps,
+    room_spec,
+    run_instant,
+    table_key,
+)
 from cdp_assets.linked_audiences.tables import BUILDS as AUDIENCE_BUILDS
 from cdp_assets.space.models import Activation
 from cdp_assets.space.revisions import definition_revision
@@ -59,7 +68,7 @@ def _dependencies(space: Space, activation: Activation) -> list[dg.AssetKey]:
     known = {*space.traits, *space.audiences}
     rooms = {**dict.fromkeys(space.traits, "computed_traits"), **dict.fromkeys(space.audiences, "linked_audiences")}
     return [
-        asset_key(space.name, "unified_profiles", "user_identifiers"),
+        *profile_deps(space.name, space.graph, "user_identifiers"),
         asset_key(space.name, "raw_events", "event_tables"),
         *(asset_key(space.name, rooms[key], key) for key in model.depends_on if key in known),
     ]

@@ -11,7 +11,7 @@ import dagster as dg
 
 from cdp_assets.computed_traits.build import TraitResult, build_traits
 from cdp_assets.computed_traits.tables import SCHEMA, TRAIT_VALUES
-from cdp_assets.dagster_support import asset_key, room_spec
+from cdp_assets.dagster_support import asset_key, profile_deps, room_spec
 from cdp_assets.space.builds import record_revision
 from cdp_assets.space.models import TraitKind
 from cdp_assets.space.revisions import trait_revision, trait_slice
@@ -27,7 +27,7 @@ def key_of(space: Space, trait: str) -> dg.AssetKey:
 
 
 def specs(space: Space) -> list[dg.AssetSpec]:
-    deps = [asset_key(space.name, "raw_events", "messages"), asset_key(space.name, "unified_profiles", "event_profiles")]
+    deps = [asset_key(space.name, "raw_events", "messages"), *profile_deps(space.name, space.graph, "event_profiles")]
     found = []
     for key, trait in space.traits.items():
         lines = [trait.description or trait.name, "", f"Kind: {trait.kind}."]

@@ -94,14 +94,30 @@ class Node:
 
 
 @dataclass(frozen=True)
+class ExternalProfiles:
+    """The Profiles Sync tables are the company's own. ``categories``: consent categories of the space, to be found among the traits."""
+
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DataGraph:
-    """The whole graph. ``profile_folder`` is the schema that holds the Profiles Sync tables."""
+    """The whole graph. ``profile_folder`` is the schema that holds the Profiles Sync tables.
+
+    ``external`` is what the space says of these tables when they are not the project's.
+    """
 
     version: str
     profile_folder: str
     profile_type: Literal["segment:materialized", "segment:unmaterialized", "segment:dbt"]
     entities: tuple[Entity, ...]
     relationships: tuple[Relationship, ...]
+    external: ExternalProfiles | None = None
+
+    @property
+    def profile_schema(self) -> str:
+        """The schema of the Profiles Sync tables: the last part of ``profile_folder``, lower case."""
+        return self.profile_folder.split(".")[-1].strip().lower()
 
     def entity(self, slug: str) -> Entity:
         """Entity by slug. Raises KeyError."""

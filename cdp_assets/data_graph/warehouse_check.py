@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.datatypes as ibis_types
 
+from cdp_assets.data_graph import profiles_sync
 from cdp_assets.data_graph.model import (
     ColumnJoin,
     DataGraph,
@@ -52,6 +53,8 @@ class _Check:
                 self._missing_table(entity.line, f"entity '{entity.slug}'", entity.table_ref)
             elif self._column(entity.line, f"primary key of entity '{entity.slug}'", entity.table_ref, entity.primary_key):
                 self._primary_key(entity)
+        if graph.external:
+            self._profiles(graph)
         nodes = {node.path: node for node in graph.nodes()}
         for node in nodes.values():
             self._join(node, nodes[node.parent].entity if node.parent else None)
@@ -95,6 +98,35 @@ class _Check:
         schema = self._schema(table_ref)
         assert schema is not None
         return _Key(called, family(schema[column.lower()]))
+
+    # -- Profiles Sync tables of the company's own -----------------------------------------------------------------
+
+    def _profiles(self, graph: DataGraph) -> None:
+        for log in profiles_sync.LOGS:
+            present = [table.name for table in log if self._schema(f"{graph.profile_schema}.{table.name}") is not None]
+            table = profiles_sync.chosen(log, present, graph.profile_type)
+            if table is None:
+                names = ", ".join(table.name for table in log)
+                self._error(
+                    1,
+                    f"profile_folder {graph.profile_folder} has none of the tables {names}",
+                    "sync one of them, or grant access to it",
+                )
+                continue
+            schema = self._schema(f"{graph.profile_schema}.{table.name}") or {}
+            missing = [column for column in table.all_columns if column not in schema]
+            if missing:
+                self._error(
+                    1,
+                    f"table {graph.profile_schema}.{table.name} has no column {', '.join(missing)}",
+                    "sync the table with all its columns",
+                )
+            if not table.raw:
+                self._warn(
+                    1,
+                    f"profile_folder {graph.profile_folder} has no {log[0].name}: {table.name} is read, which does not hold the past",
+                    "sync the raw table for an as_of in the past",
+                )
 
     # -- primary keys ----------------------------------------------------------------------------------------------
 

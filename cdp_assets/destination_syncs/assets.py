@@ -193,9 +193,9 @@ def failed_checks(instance: dg.DagsterInstance, warehouse: Warehouse, space: Spa
     if not rows:
         return ["payloads were never built"]
     build = rows[0]
-    wanted: list[tuple[dg.AssetKey, str, str | None, str | None]] = [
-        (asset_key(space.name, "unified_profiles", "user_identifiers"), profile_checks.ONE_PROFILE, None, None)
-    ]
+    wanted: list[tuple[dg.AssetKey, str, str | None, str | None]] = []
+    if space.graph.external is None:
+        wanted.append((asset_key(space.name, "unified_profiles", "user_identifiers"), profile_checks.ONE_PROFILE, None, None))
     if activation.audience:
         audience = asset_key(space.name, "linked_audiences", activation.audience)
         wanted.append((audience, audience_checks.MEMBERS, build["source_partition"], build["source_run_id"]))

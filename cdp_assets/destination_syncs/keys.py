@@ -23,7 +23,14 @@ from cdp_assets.destination_syncs.states import Outcome, maybe
 from cdp_assets.destination_syncs.tables import LEDGER
 from cdp_assets.raw_events.tables import any_suppressions
 from cdp_assets.space.models import ColumnSubject, Consent
-from cdp_assets.unified_profiles.tables import ID_ALIASES, canonical_ids_as_of, consent_as_of, profile_schema, suppressed_as_of
+from cdp_assets.unified_profiles.tables import (
+    ID_ALIASES,
+    canonical_ids_as_of,
+    consent_as_of,
+    profile_schema,
+    profile_sources,
+    suppressed_as_of,
+)
 from resources.warehouse import Warehouse, timestamp_literal
 
 # Verdicts of the payload room that say that the person may not be sent to; the others say that the message may not go.
@@ -292,7 +299,8 @@ class Reconciliation:
 
     def template(self, name: str, build: Callable[[], ir.Table], *shape: Hashable) -> ir.Table:
         """The statement ``name``. ``shape``: what it depends on besides the scope's shape."""
-        key = ("destination_syncs", name, self.scope.shape, self.people.renamed, self.people.barring, shape)
+        sources = profile_sources(self.warehouse, self.scope.graph)
+        key = ("destination_syncs", name, self.scope.shape, self.people.renamed, self.people.barring, sources, shape)
         return self.warehouse.template(key, build, self.real.values)
 
     def ledger_side(self) -> ir.Table:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from cdp_assets.dagster_support import asset_key, room_spec, table_key
+from cdp_assets.dagster_support import asset_key, profile_deps, room_spec, table_key
 from cdp_assets.data_graph.model import JunctionJoin
 from cdp_assets.linked_audiences.build import AudienceResult, build_audiences
 from cdp_assets.linked_audiences.describe import condition_tree
@@ -48,7 +48,7 @@ def entity_tables(space: Space, audience: Audience) -> set[TableRef]:
 
 
 def _dependencies(space: Space, audience: Audience) -> Iterator[dg.AssetKey]:
-    yield asset_key(space.name, "unified_profiles", "user_identifiers")
+    yield from profile_deps(space.name, space.graph, "user_identifiers")
     for ref in sorted(entity_tables(space, audience)):
         yield table_key(space.name, ref)
     for group in audience.groups:

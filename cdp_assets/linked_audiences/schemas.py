@@ -9,7 +9,7 @@ import pandera.ibis as pa
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS
 from cdp_assets.quality import RowRule, not_in, schema_of
-from cdp_assets.unified_profiles.tables import id_graph_updates, profile_schema
+from cdp_assets.unified_profiles.tables import graph_log
 from resources.warehouse import Warehouse
 
 _MEMBER = ("audience", "partition_key", "canonical_segment_id")
@@ -32,7 +32,7 @@ def member_rules(graph: DataGraph) -> list[RowRule]:
     """Every member is a canonical profile, at the as_of of its own row."""
 
     def failing(warehouse: Warehouse, table: ir.Table) -> ir.Table:
-        updates = warehouse.table(id_graph_updates(profile_schema(graph)).ref)
+        updates = graph_log(warehouse, graph)
         claims = table.select("canonical_segment_id", "as_of").distinct()
         known = updates.select("segment_id", "seq", "received_at", now="canonical_segment_id")
         seen = claims.join(known, [claims.canonical_segment_id == known.segment_id, known.received_at < claims.as_of])

@@ -46,10 +46,8 @@ def audience_sql(space: Space, key: str, dialect: str, schemas: Warehouse | Sche
 
 def _with_own_tables(space: Space, catalogue: Schemas) -> Schemas:
     """The catalogue, and the declared columns of tables that the project has not made yet."""
-    own = {
-        spec.ref: spec.schema
-        for spec in (*profile_tables(profile_schema(space.graph)), *INTERNAL_TABLES, *EVENT_TABLES, *TRAIT_TABLES)
-    }
+    people = () if space.graph.external else profile_tables(profile_schema(space.graph))
+    own = {spec.ref: spec.schema for spec in (*people, *INTERNAL_TABLES, *EVENT_TABLES, *TRAIT_TABLES)}
 
     def schema(ref: TableRef) -> ibis.Schema:
         try:

@@ -6,14 +6,14 @@ Names become snake_case, nested objects flatten with ``_``, arrays are one text;
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from cdp_assets.space.naming import snake_case
 
 # Tables of all calls of one type, and the document whose keys become their columns.
 TABLE_OF_TYPE = {
@@ -56,8 +56,6 @@ _OWN_ELSEWHERE = {
 }
 MAX_COLUMNS = 1_000
 MAX_DEPTH = 16
-_MAX_NAME = 127
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _DATE_HEAD = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 
 
@@ -69,20 +67,6 @@ class Column(NamedTuple):
     path: str
     column_type: str
     position: int
-
-
-@lru_cache(maxsize=10_000)
-def snake_case(name: str) -> str:
-    """``Card Withdrawal`` and ``cardWithdrawal`` as ``card_withdrawal``; never empty, never starting with a digit."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    slug = re.sub(r"[^a-z0-9]+", "_", _CAMEL.sub("_", plain).lower()).strip("_")
-    if not slug:
-        return "_" + hashlib.sha256(name.encode()).hexdigest()[:8]
-    if slug[0].isdigit():
-        slug = "_" + slug
-    if len(slug) > _MAX_NAME:
-        slug = slug[: _MAX_NAME - 9] + "_" + hashlib.sha256(slug.encode()).hexdigest()[:8]
-    return slug
 
 
 @lru_cache(maxsize=10_000)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cdp_assets.data_graph.hcl import parse_graph
-from cdp_assets.data_graph.model import DataGraph
+from cdp_assets.data_graph.model import DataGraph, ExternalProfiles
 from cdp_assets.space.documents import Document, Place, read_text, read_yaml
 from cdp_assets.space.located import did_you_mean, validate
 from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
@@ -94,6 +95,8 @@ class _Loader:
         errors = tuple(problem for problem in problems if problem.level == "error")
         if errors or config is None or graph is None:
             raise SpaceError(errors)
+        if config.profiles == "external":
+            graph = replace(graph, external=ExternalProfiles(config.category_ids))
         return Space(self.directory, config, graph, traits, audiences, models, activations, transformations, problems, plan)
 
     # -- single files ----------------------------------------------------------------------------------------------

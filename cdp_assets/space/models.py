@@ -210,6 +210,10 @@ class SpaceConfig(Model):
     event_filters: tuple[EventStreamFilter, ...] = Field((), description="Messages that any of them meets are dropped.")
     warehouse: WarehouseConfig = WarehouseConfig()
     identity: IdentitySettings = IdentitySettings()
+    profiles: Literal["built", "external"] = Field(
+        "built",
+        description="external: profile_folder of the data graph holds the company's own Profiles Sync tables; no identities are resolved.",
+    )
     consent_categories: tuple[ConsentCategory, ...] = ()
     destinations: dict[Slug, DestinationConfig] = Field(default_factory=dict)
     schedule: Schedule = Field(Schedule(every="1h"), description="Default schedule of audiences.")

@@ -139,7 +139,8 @@ def _trait_revisions(space: Space, names: Iterable[str]) -> Slice:
 
 
 def _profiles(graph: DataGraph) -> Slice:
-    return {"folder": graph.profile_folder.lower(), "type": graph.profile_type}
+    own = {"external": True} if graph.external else {}
+    return {"folder": graph.profile_folder.lower(), "type": graph.profile_type, **own}
 
 
 def _node(node: Node) -> Slice:

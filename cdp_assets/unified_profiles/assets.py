@@ -7,11 +7,20 @@ from typing import Any
 
 import dagster as dg
 
-from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, room_spec, run_instant
+from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, room_spec, row_counts, run_instant
+from cdp_assets.data_graph import profiles_sync
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.models import SpaceConfig
 from cdp_assets.unified_profiles import checks, measure
 from cdp_assets.unified_profiles.build import build_profiles
+from cdp_assets.unified_profiles.sync_tables import (
+    EVENT_TABLES,
+    build_sync_tables,
+    counted,
+    event_rows,
+    sync_specs,
+    traits_without_column,
+)
 from cdp_assets.unified_profiles.tables import (
     CONSENT_STATES,
     EVENT_PROFILES,
@@ -29,8 +38,34 @@ ROOM = "unified_profiles"
 
 def tables_of(graph: DataGraph) -> dict[str, TableSpec]:
     """Asset name -> table of the room."""
-    specs = (*profile_tables(profile_schema(graph)), EVENT_PROFILES, CONSENT_STATES, VIOLATIONS)
+    specs = (*profile_tables(profile_schema(graph)), EVENT_PROFILES, CONSENT_STATES, VIOLATIONS, *sync_specs(graph))
     return {spec.ref.name: spec for spec in specs}
+
+
+def asset_names(graph: DataGraph) -> tuple[str, ...]:
+    """What a run of the room builds; nothing where the company brings its own tables."""
+    return () if graph.external else (*tables_of(graph), EVENT_TABLES)
+
+
+def event_tables_spec(config: SpaceConfig) -> dg.AssetSpec:
+    return room_spec(
+        config,
+        ROOM,
+        EVENT_TABLES,
+        description="The event tables with the profile at event time (`segment_id`) and the source (`event_source_id`): views.",
+        table=None,
+        deps=[asset_key(config.name, "raw_events", "event_tables"), asset_key(config.name, "raw_events", "messages")],
+    )
+
+
+def external_profiles(config: SpaceConfig, graph: DataGraph) -> list[dg.AssetSpec]:
+    """The company's own Profiles Sync tables, in place of the room: nothing builds them here."""
+    return [
+        room_spec(
+            config, ROOM, name, description="A Profiles Sync table of the company's, read in place.", table=None
+        ).replace_attributes(metadata={"dagster/table_name": f"{profile_schema(graph)}.{name}"})
+        for name in profiles_sync.tables_of(graph.profile_type)
+    ]
 
 
 def build_unified_profiles(config: SpaceConfig, graph: DataGraph) -> dg.AssetsDefinition:
@@ -41,6 +76,7 @@ def build_unified_profiles(config: SpaceConfig, graph: DataGraph) -> dg.AssetsDe
         room_spec(config, ROOM, name, description=table.description, table=table, deps=[messages])
         for name, table in tables.items()
     ]
+    specs.append(event_tables_spec(config))
 
     @dg.multi_asset(
         name=f"{config.name}__unified_profiles",
@@ -61,7 +97,9 @@ def build_unified_profiles(config: SpaceConfig, graph: DataGraph) -> dg.AssetsDe
                 loaded_at=dt.datetime.now(dt.UTC),
                 run_id=context.run.run_id,
             )
-            counts = {name: warehouse.count(warehouse.table(table.ref)) for name, table in tables.items()}
+            build_sync_tables(warehouse, loaded.config, loaded.graph)
+            counts = counted(warehouse, tables)
+            event_counts, left_out = event_rows(warehouse, loaded.graph), traits_without_column(warehouse)
             verdicts = checks.evaluate(warehouse, loaded.graph)
             measured = _beside_the_truth(warehouse, loaded.graph, space.paths().truth_file(loaded.config.name))
         summary: dict[str, Any] = {
@@ -72,9 +110,15 @@ def build_unified_profiles(config: SpaceConfig, graph: DataGraph) -> dg.AssetsDe
             "messages resolved": built.resolved,
             "messages without an identifier": built.unresolved,
         }
-        for name in tables:
+        counts[EVENT_TABLES] = sum(event_counts.values())
+        own: dict[str, dict[str, Any]] = {
+            "profile_traits_updates": {"traits without a column": left_out},
+            "user_identifiers": measured,
+            EVENT_TABLES: {"rows of each table": dg.MetadataValue.md(row_counts("table", event_counts))},
+        }
+        for name in counts:
             if asset_key(config.name, ROOM, name) in context.selected_asset_keys:
-                metadata = {**summary, "dagster/row_count": counts[name], **(measured if name == "user_identifiers" else {})}
+                metadata = {**summary, "dagster/row_count": counts[name], **own.get(name, {})}
                 yield dg.MaterializeResult(asset_key(config.name, ROOM, name), metadata=metadata)
         yield from checks.results(context, config, verdicts)
 

@@ -12,7 +12,8 @@ from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.quality import RuleResult
 from cdp_assets.quality import evaluate as evaluate_schema
 from cdp_assets.space.models import SpaceConfig
-from cdp_assets.unified_profiles.schemas import CHECKED_TABLES
+from cdp_assets.unified_profiles.schemas import CHECKED_TABLES, ROW_RULES
+from cdp_assets.unified_profiles.sync_tables import sync_specs
 from cdp_assets.unified_profiles.tables import CONSENT_STATES, profile_schema, profile_tables
 from resources.warehouse import Warehouse
 
@@ -22,6 +23,12 @@ _CHECKS = {
     "user_traits": ("one_value_per_trait", False, "Every profile has one value per trait."),
     "profile_merges": ("one_canonical_profile", False, "Every profile is part of exactly one canonical profile."),
     "consent_states": ("known_states", False, "Consent is true, false or conflict."),
+    "profile_traits_updates": ("one_row_per_event", False, "Every event of a profile has one row."),
+    "id_graph": ("one_row_per_profile", False, "Every profile is part of exactly one canonical profile."),
+    "external_id_mapping": ("one_row_per_identifier", False, "Every identifier belongs to one profile."),
+    "profile_traits": ("one_row_per_profile", False, "Every profile has one row; those that were merged have no traits."),
+    "group_memberships": ("group_ids", False, "Every message names one group, by an id of at most 500 characters."),
+    "message_violations": ("known_reasons", False, "Every violation has a reason that is known."),
 }
 
 
@@ -34,10 +41,17 @@ def specs(config: SpaceConfig) -> list[dg.AssetCheckSpec]:
 
 def evaluate(warehouse: Warehouse, graph: DataGraph) -> dict[str, list[RuleResult]]:
     """Table -> rule results."""
-    by_name = {spec.ref.name: spec for spec in (*profile_tables(profile_schema(graph)), CONSENT_STATES)}
+    specs = (*profile_tables(profile_schema(graph)), CONSENT_STATES, *sync_specs(graph))
+    by_name = {spec.ref.name: spec for spec in specs}
     return {
         table: evaluate_schema(
-            warehouse, CHECKED_TABLES[table], warehouse.table(by_name[table].ref), name=table, personal=by_name[table].personal
+            warehouse,
+            CHECKED_TABLES[table],
+            warehouse.table(by_name[table].ref),
+            name=table,
+            # Columns that are not declared are traits.
+            personal={*by_name[table].personal, *(set(warehouse.schema(by_name[table].ref)) - set(by_name[table].columns))},
+            extra_rules=ROW_RULES.get(table, ()),
         )
         for table in _CHECKS
     }

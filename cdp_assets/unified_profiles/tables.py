@@ -8,13 +8,15 @@ about what was known then: rows with ``received_at < as_of``.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Hashable, Sequence
 
 import ibis
 import ibis.expr.types as ir
 
 from cdp_assets.data_graph.model import DataGraph
-from cdp_assets.raw_events.tables import suppressions_at
+from cdp_assets.raw_events.tables import MESSAGES, suppressions_at
 from cdp_assets.space.builds import builds_spec
+from cdp_assets.unified_profiles import external
 from resources.warehouse import TableRef, TableSpec, Warehouse, timestamp_literal
 from resources.warehouse import functions as fn
 
@@ -30,7 +32,7 @@ _TIMES = {"seq": "int64", "received_at": "timestamp", "uuid_ts": "timestamp", "t
 
 def profile_schema(graph: DataGraph) -> str:
     """The schema of the Profiles Sync tables: the last part of ``profile_folder``, lower case."""
-    return graph.profile_folder.split(".")[-1].strip().lower()
+    return graph.profile_schema
 
 
 def id_graph_updates(schema: str) -> TableSpec:
@@ -90,6 +92,75 @@ def profile_merges(schema: str) -> TableSpec:
         "For every profile ever created, the profile that it is part of now (itself when not merged).",
         subject="canonical_segment_id",
         keys=("segment_id",),
+    )
+
+
+_SOURCE = {
+    "triggering_event_source_id": "string",
+    "triggering_event_source_name": "string",
+    "triggering_event_source_slug": "string",
+}
+
+
+def profile_traits_updates(schema: str, columns: Sequence[str] = ()) -> TableSpec:
+    """``columns``: those of the traits known so far; all are text, so that a trait may change its type."""
+    traits = dict.fromkeys(columns, "string")
+    return TableSpec(
+        TableRef(schema, "profile_traits_updates"),
+        {"segment_id": "string", **_TRIGGER, **_SOURCE, **_TIMES, **traits},
+        "Append-only: the traits that an identify call set, where it changed any; and all that a profile has after a merge. "
+        "One column per trait, added as traits appear. NULL says nothing of a trait.",
+        subject="segment_id",
+        keys=("segment_id", "seq"),
+        personal=tuple(traits),
+    )
+
+
+def id_graph(schema: str) -> TableSpec:
+    return TableSpec(
+        TableRef(schema, "id_graph"),
+        {
+            "segment_id": "string",
+            "canonical_segment_id": "string",
+            "timestamp": "timestamp",
+            "uuid_ts": "timestamp",
+            "etl_ts": "timestamp",
+            "seq": "int64",
+        },
+        "View: for every profile ever created, the profile that it is part of now (itself when not merged).",
+        subject="segment_id",
+        keys=("segment_id",),
+    )
+
+
+def external_id_mapping(schema: str) -> TableSpec:
+    return TableSpec(
+        TableRef(schema, "external_id_mapping"),
+        {
+            "canonical_segment_id": "string",
+            "external_id_value": "string",
+            "external_id_type": "string",
+            "external_id_hash": "string",
+            "timestamp": "timestamp",
+            "uuid_ts": "timestamp",
+        },
+        "View: each identifier that belongs to a profile now, and the profile.",
+        subject="canonical_segment_id",
+        keys=("external_id_hash",),
+        personal=("external_id_value",),
+    )
+
+
+def profile_traits(schema: str, columns: Sequence[str] = ()) -> TableSpec:
+    """``columns``: those of the traits."""
+    traits = dict.fromkeys(columns, "string")
+    return TableSpec(
+        TableRef(schema, "profile_traits"),
+        {"canonical_segment_id": "string", "merged_to": "string", **traits},
+        "View: one row per profile ever, with the newest value of each trait. One that was merged has only merged_to.",
+        subject="canonical_segment_id",
+        keys=("canonical_segment_id",),
+        personal=tuple(traits),
     )
 
 
@@ -171,6 +242,52 @@ CORRECTIONS = TableSpec(
     subject="segment_id",
     personal=("row",),
 )
+TRAIT_COLUMNS = TableSpec(
+    TableRef(SCHEMA, "trait_columns"),
+    {"name": "string", "column_name": "string"},
+    "The column of profile_traits_updates that holds a trait; NULL for one whose name is reserved or that is one too many.",
+    subject=None,
+    keys=("name",),
+)
+TRAIT_ENTRIES = TableSpec(
+    TableRef(SCHEMA, "trait_entries"),
+    {"segment_id": "string", "seq": "int64", "message_id": "string"},
+    "The identify calls and merges that profile_traits_updates has taken in, whether or not they changed a trait.",
+    subject="segment_id",
+    keys=("segment_id", "seq", "message_id"),
+)
+GROUP_MEMBERSHIPS = TableSpec(
+    TableRef(SCHEMA, "group_memberships"),
+    {"segment_id": "string", "group_id": "string", "message_id": "string", **_TIMES},
+    "Append-only: a group call, or another message with context.groupId, put the profile into the group. segment_id is NULL "
+    "where no identifier was left.",
+    subject="segment_id",
+    keys=("message_id",),
+)
+GROUP_TRAITS_UPDATES = TableSpec(
+    TableRef(SCHEMA, "group_traits_updates"),
+    {"group_id": "string", "name": "string", "value": "string", "message_id": "string", **_TIMES},
+    "Append-only: a trait of the group set by a group call; NULL removes it.",
+    subject="message_id",
+    keys=("message_id", "name"),
+    personal=("value",),
+)
+MESSAGE_VIOLATIONS = TableSpec(
+    TableRef(SCHEMA, "message_violations"),
+    {"message_id": "string", "reason": "string", "seq": "int64", "received_at": "timestamp"},
+    "What Segment's profiles would not take from an accepted message, with the rule: a group id that is empty or too long, "
+    "too many traits or properties.",
+    subject="message_id",
+    keys=("message_id", "reason"),
+)
+WINDOWS_READ = TableSpec(
+    TableRef(SCHEMA, "windows_read"),
+    {"partition_key": "string", "as_of": "timestamp", "run_id": "string", "loaded_at": "timestamp"},
+    "The build of each partition of the messages whose groups were taken in.",
+    subject=None,
+    keys=("partition_key",),
+)
+GROUP_TABLES = (GROUP_MEMBERSHIPS, GROUP_TRAITS_UPDATES, MESSAGE_VIOLATIONS)
 BUILDS = builds_spec(SCHEMA)
 
 INTERNAL_TABLES = (
@@ -273,6 +390,11 @@ def profile_tables(schema: str) -> tuple[TableSpec, ...]:
     )
 
 
+def profile_views(schema: str) -> tuple[TableSpec, ...]:
+    """The user-materialized Profiles Sync tables in ``schema``: views over the logs. Columns of traits are left out."""
+    return id_graph(schema), external_id_mapping(schema), profile_traits(schema)
+
+
 # -- readings as of an instant ---------------------------------------------------------------------------------------
 
 
@@ -286,9 +408,24 @@ def latest(table: ir.Table, by: list[str]) -> ir.Table:
     return ranked.filter(ranked._rank == 0).drop("_rank")
 
 
+def profile_sources(warehouse: Warehouse, graph: DataGraph | None) -> tuple[Hashable, ...]:
+    """What the readings' SQL depends on besides the graph: the tables and columns found, for Profiles Sync tables of the company's own."""
+    return external.sources(warehouse, graph)
+
+
+def graph_log(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime | None = None) -> ir.Table:
+    """(segment_id, canonical_segment_id, seq, received_at, …): creations and merges. ``as_of``: the instant that is read for."""
+    if graph.external:
+        return external.graph_log(warehouse, graph, as_of)
+    return warehouse.table(id_graph_updates(profile_schema(graph)).ref)
+
+
 def canonical_ids_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
-    """(segment_id, canonical_segment_id): every profile created by then and the profile that it was part of."""
-    updates = warehouse.table(id_graph_updates(profile_schema(graph)).ref)
+    """(segment_id, canonical_segment_id): every profile created by then and the profile that it was part of.
+
+    Raises :class:`external.PastError` (as all readings do) for Profiles Sync tables of the company's own that do not hold the past.
+    """
+    updates = graph_log(warehouse, graph, as_of)
     return latest(_known(updates, as_of), ["segment_id"]).select("segment_id", "canonical_segment_id")
 
 
@@ -301,8 +438,11 @@ def profiles_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -
 def identifiers_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
     """(canonical_segment_id, type, value, seq): one row per type and value; seq of the last event that carried it to the profile."""
     ids = canonical_ids_as_of(warehouse, graph, as_of)
-    updates = _known(warehouse.table(external_id_mapping_updates(profile_schema(graph)).ref), as_of)
-    newest = latest(updates, ["external_id_type", "external_id_value"])
+    if graph.external:
+        log = external.mapping_log(warehouse, graph, as_of)
+    else:
+        log = warehouse.table(external_id_mapping_updates(profile_schema(graph)).ref)
+    newest = latest(_known(log, as_of), ["external_id_type", "external_id_value"])
     newest = newest.filter(newest["__operation"].fill_null("CREATED") != "REMOVED")
     joined = newest.join(ids, "segment_id")
     return joined.select("canonical_segment_id", type=joined.external_id_type, value=joined.external_id_value, seq=joined.seq)
@@ -311,16 +451,18 @@ def identifiers_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime
 def traits_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
     """(canonical_segment_id, name, value): traits from identify calls, the newest value per name, removed ones left out."""
     ids = canonical_ids_as_of(warehouse, graph, as_of)
-    updates = _known(warehouse.table(TRAIT_UPDATES.ref), as_of).join(ids, "segment_id")
-    newest = latest(updates, ["canonical_segment_id", "name"])
+    log = external.trait_log(warehouse, graph, as_of) if graph.external else warehouse.table(TRAIT_UPDATES.ref)
+    newest = latest(_known(log, as_of).join(ids, "segment_id"), ["canonical_segment_id", "name"])
     return newest.filter(newest.value.notnull()).select("canonical_segment_id", "name", "value")
 
 
 def consent_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
     """(canonical_segment_id, category, value): 'true', 'false' or 'conflict'. A category without a row was never collected: false."""
-    states = _known(warehouse.table(CONSENT_STATES.ref), as_of)
     ids = canonical_ids_as_of(warehouse, graph, as_of)
-    newest = latest(states, ["segment_id", "category"])
+    if graph.external:
+        states = _known(external.consent_log(warehouse, graph, as_of), as_of).join(ids, "segment_id")
+        return latest(states, ["canonical_segment_id", "category"]).select("canonical_segment_id", "category", "value")
+    newest = latest(_known(warehouse.table(CONSENT_STATES.ref), as_of), ["segment_id", "category"])
     canonical = ids.select("canonical_segment_id").distinct()
     return newest.join(canonical, newest.segment_id == canonical.canonical_segment_id).select(
         "canonical_segment_id", "category", "value"
@@ -330,8 +472,25 @@ def consent_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) ->
 def events_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
     """(message_id, canonical_segment_id): the canonical profile of each resolved message known by then."""
     ids = canonical_ids_as_of(warehouse, graph, as_of)
-    events = _known(warehouse.table(EVENT_PROFILES.ref), as_of)
-    return events.join(ids, "segment_id").select("message_id", "canonical_segment_id")
+    if graph.external:
+        events = external.event_log(warehouse, graph)
+        if events is None:
+            return _events_of_identifiers(warehouse, graph, as_of)
+    else:
+        events = warehouse.table(EVENT_PROFILES.ref)
+    return _known(events, as_of).join(ids, "segment_id").select("message_id", "canonical_segment_id")
+
+
+def _events_of_identifiers(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+    """Messages of profiles that nobody resolved at event time: by their user id, and those without one by their anonymous id."""
+    identifiers = identifiers_as_of(warehouse, graph, as_of)
+    messages = _known(warehouse.table(MESSAGES.ref), as_of)
+    named = messages.select(
+        "message_id",
+        type=messages.user_id.notnull().ifelse("user_id", "anonymous_id"),
+        value=ibis.coalesce(messages.user_id, messages.anonymous_id),
+    )
+    return named.join(identifiers, ["type", "value"]).select("message_id", "canonical_segment_id")
 
 
 def suppressed_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
@@ -347,3 +506,17 @@ def suppressed_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime)
     held = held.select("canonical_segment_id", held_type=held.type, held_hash=fn.sha256(held.value))
     found = held.join(wanted, [("held_type", "wanted_type"), ("held_hash", "wanted_hash")])
     return found.select("canonical_segment_id").distinct()
+
+
+def memberships_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+    """(canonical_segment_id, group_id): the groups that the profile, or one that it took in, had been put into by then."""
+    ids = canonical_ids_as_of(warehouse, graph, as_of)
+    log = external.membership_log(warehouse, graph) if graph.external else warehouse.table(GROUP_MEMBERSHIPS.ref)
+    return _known(log, as_of).join(ids, "segment_id").select("canonical_segment_id", "group_id").distinct()
+
+
+def group_traits_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+    """(group_id, name, value): traits of groups from group calls, the newest value per name, removed ones left out."""
+    log = external.group_trait_log(warehouse, graph) if graph.external else warehouse.table(GROUP_TRAITS_UPDATES.ref)
+    newest = latest(_known(log, as_of), ["group_id", "name"])
+    return newest.filter(newest.value.notnull()).select("group_id", "name", "value")

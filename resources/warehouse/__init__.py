@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import ibis
 import ibis.expr.datatypes as ibis_types
@@ -110,6 +110,8 @@ def timestamp_literal(instant: dt.datetime) -> ir.TimestampScalar:
 # tables do.
 _COMPILED: dict[tuple[str, Hashable], str] = {}
 _MOST_COMPILED = 1_000
+# Instants before this one stand for others in templates (Warehouse.template).
+STAND_INS_END = dt.datetime(1900, 1, 1, tzinfo=dt.UTC)
 # (dialect, key) -> compiled query with marks, and its columns.
 _TEMPLATES: dict[tuple[str, Hashable], tuple[str, ibis.Schema]] = {}
 # A template's stand-in, as compiled statements name it.
@@ -127,6 +129,9 @@ def _literal_sql(value: str | int | dt.datetime, dialect: str) -> str:
 @dataclass
 class Warehouse(ABC):
     """One open connection to a warehouse. Not thread-safe; close it (or use it as a context manager)."""
+
+    # Whether it has a catalogue and nothing to run statements on.
+    compiles_only: ClassVar[bool] = False
 
     dialect: str = field(init=False, default="")
     _schemas: dict[TableRef, ibis.Schema] = field(init=False, default_factory=dict)
@@ -297,6 +302,12 @@ class Warehouse(ABC):
         """Create or replace the table with the rows of ``expression`` (which may read the table itself)."""
         self.ensure_schema(ref.schema)
         self._run(f"CREATE OR REPLACE TABLE {self.name(ref)} AS {self._folded_select(expression)}")
+        self._schemas.pop(ref, None)
+
+    def create_view(self, ref: TableRef, expression: ir.Table) -> None:
+        """Create or replace a view: the query is kept, no rows. DDL: call it outside a transaction."""
+        self.ensure_schema(ref.schema)
+        self._run(f"CREATE OR REPLACE VIEW {self.name(ref)} AS {self._folded_select(expression)}")
         self._schemas.pop(ref, None)
 
     def _folded_select(self, expression: ir.Table, columns: Sequence[str] | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import ibis
 import ibis.expr.types as ir
@@ -18,6 +18,8 @@ DIALECTS = ("duckdb", "snowflake", "databricks", "bigquery")
 @dataclass
 class CompilingWarehouse(Warehouse):
     """Compiles for ``target``. ``catalogue`` gives a table's lower-case schema and raises MissingTableError."""
+
+    compiles_only: ClassVar[bool] = True
 
     target: str = "duckdb"
     catalogue: Callable[[TableRef], ibis.Schema] = lambda ref: _missing(ref)

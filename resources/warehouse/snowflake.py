@@ -111,8 +111,11 @@ class SnowflakeWarehouse(Warehouse):
         return ibis.schema({str(name).lower(): _ibis_type(kind, precision, scale) for name, kind, precision, scale in rows})
 
     def list_tables(self, schema: str) -> list[TableRef]:
+        where = f"WHERE TABLE_SCHEMA = '{_text(schema.upper())}'"
+        # Local servers that speak Snowflake's protocol list views only as views.
         rows = self._execute(
-            f"SELECT TABLE_NAME FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = '{_text(schema.upper())}' ORDER BY 1"
+            f"SELECT TABLE_NAME FROM INFORMATION_SCHEMA.TABLES {where} "
+            f"UNION SELECT TABLE_NAME FROM INFORMATION_SCHEMA.VIEWS {where} ORDER BY 1"
         ).fetchall()
         return [TableRef(schema, str(row[0]).lower()) for row in rows]
 
