@@ -21,7 +21,7 @@ from cdp_assets.raw_events.calendar import Calendar
 from cdp_assets.raw_events.columns import Column, FirstValues, new_columns
 from cdp_assets.raw_events.intake import BEFORE_START, known_columns
 from cdp_assets.raw_events.parse import Message, Rejection, parse_line
-from cdp_assets.raw_events.stages import MESSAGE_BATCH, VIOLATION_BATCH, Stage
+from cdp_assets.raw_events.stages import MESSAGE_BATCH, VIOLATION_BATCH, WITHOUT_RAW, Stage
 from cdp_assets.raw_events.tables import (
     EVENT_COLUMNS,
     LANDING_FILES,
@@ -156,7 +156,8 @@ class _Replay:
 
     def _stay(self, line: Mapping[str, Any], reason: str, detail: str | None) -> None:
         self.result.stayed[reason] += 1
-        self._stayed.append({**line, "reason": reason, "detail": detail})
+        raw = None if reason in WITHOUT_RAW else line["raw"]
+        self._stayed.append({**line, "reason": reason, "detail": detail, "raw": raw})
 
     def _accept(self, messages: pa.Table, known: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
         if not messages.num_rows:

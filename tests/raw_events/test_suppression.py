@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.parse import parse_line
-from cdp_assets.raw_events.stages import MESSAGE_BATCH, StageResult
+from cdp_assets.raw_events.replay import Selection, replay_quarantine
+from cdp_assets.raw_events.stages import MESSAGE_BATCH, REFUSED, StageResult
 from cdp_assets.raw_events.suppression import (
     Span,
     SuppressionError,
@@ -22,8 +24,10 @@ from cdp_assets.raw_events.suppression import (
     suppression_stage,
     value_hash,
 )
-from cdp_assets.raw_events.tables import SUPPRESSIONS, suppressions_at
-from cdp_assets.space.models import IdentitySettings
+from cdp_assets.raw_events.tables import MESSAGES, SUPPRESSIONS, suppressions_at
+from cdp_assets.space.models import IdentitySettings, SpaceConfig
+from cdp_assets.unified_profiles.build import build_profiles
+from cdp_assets.unified_profiles.tables import identifiers_as_of
 from resources.warehouse import Warehouse
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -158,30 +162,29 @@ PLACES = [
     (
         "user_id",
         "u1",
-        {"context": {"externalIds": [{"id": "u1", "type": "user_id", "collection": "users", "encoding": "none"}]}},
+        {
+            **{"userId": None, "anonymousId": "a2"},
+            "context": {"externalIds": [{"id": "u1", "type": "user_id", "collection": "users", "encoding": "none"}]},
+        },
     ),
     ("owl_card", "7", {"context": {"externalIds": [{"id": "7", "type": "owl_card", "collection": "users", "encoding": "none"}]}}),
 ]
 
 
-@pytest.mark.parametrize(("kind", "value", "message"), PLACES)
-def test_an_identifier_is_found_wherever_identity_finds_it(
-    duckdb_warehouse: Warehouse, kind: str, value: str, message: dict[str, Any]
-) -> None:
-    from cdp_assets.raw_events.tables import MESSAGES
-    from cdp_assets.unified_profiles.identifiers import Extractor, candidates
-
-    rows = batch(message, {})
+def test_an_identifier_is_found_wherever_identity_finds_it(duckdb_warehouse: Warehouse) -> None:
+    rows = batch(*(message for _, _, message in PLACES), {})
     duckdb_warehouse.ensure(MESSAGES)
-    table = rows.select([name for name in MESSAGE_BATCH.names if name in MESSAGES.columns])
-    duckdb_warehouse.append(MESSAGES.ref, table)
-    messages = duckdb_warehouse.table(MESSAGES.ref)
-    columns = duckdb_warehouse.arrow(messages.order_by("line").select(**candidates(messages, IDENTITY))).to_pydict()
-    ((found, _), (others, _)) = Extractor(IDENTITY).of_columns(columns, 2)
-    assert (kind, value) in found
-    assert (kind, value) not in others
-    suppress(duckdb_warehouse, IDENTITY, kind, value, NOON)
-    assert refused(stage(duckdb_warehouse).apply(rows)) == {1: f"{kind} is suppressed"}
+    duckdb_warehouse.append(MESSAGES.ref, rows)
+    config = SpaceConfig(name="test", start_date=NOON.date(), identity=IDENTITY)
+    graph = DataGraph("v1.0.0", "DB.PEOPLE", "segment:materialized", (), ())
+    build_profiles(duckdb_warehouse, config, graph, as_of=NOON + HOUR, loaded_at=NOON, run_id="run")
+    held = duckdb_warehouse.rows(identifiers_as_of(duckdb_warehouse, graph, NOON + HOUR), 100)
+    named = [(kind, value) for kind, value, _ in PLACES]
+    assert set(named) <= {(row["type"], row["value"]) for row in held}
+    for kind, value in set(named):
+        made = SuppressionStage({kind: {value_hash(value): (Span(NOON.replace(tzinfo=None), None),)}}, IDENTITY.custom)
+        expected = {line for line, one in enumerate(named, start=1) if one == (kind, value)}
+        assert refused(made.apply(rows)) == dict.fromkeys(expected, f"{kind} is suppressed")
 
 
 JSON = st.recursive(
@@ -251,3 +254,28 @@ def test_quarantine_keeps_place_reason_and_id_of_a_suppressed_line_and_no_text(a
     assert [row[3] is None for row in found] == [True, True, True, False]
     assert sum(count.lines for count in counts.values()) == 6
     assert sum(count.quarantined for count in counts.values()) == 4
+
+
+def test_a_replay_brings_nothing_back_and_keeps_nothing_of_who_is_suppressed(any_room, message) -> None:
+    room = any_room
+    at = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    room.land("a.jsonl", message("m1", userId="gone", receivedAt="2026-01-02T10:00:00Z"), message("m2", userId="gone"))
+    room.stages = [_RefusesAll()]
+    room.run()
+    assert room.rows("quarantine", "message_id", "reason") == [("m1", "plan_violation"), ("m2", "plan_violation")]
+    suppress(room.warehouse, room.config.identity, "user_id", "gone", at)
+    room.stages = [suppression_stage(room.warehouse, room.config.identity)]
+    result = replay_quarantine(room.warehouse, room.config, room.stages, Selection(), NOON + 999 * HOUR)
+    assert (result.accepted, dict(result.stayed)) == (1, {"suppressed": 1})  # m2 came before
+    assert room.rows("quarantine", "message_id", "reason", "raw") == [("m1", "suppressed", None)]
+    lift(room.warehouse, room.config.identity, "user_id", "gone", at + 99 * HOUR)
+    assert replay_quarantine(room.warehouse, room.config, [], Selection(), NOON + 1000 * HOUR).considered == 0
+    assert room.rows("quarantine", "message_id", "reason", "raw") == [("m1", "suppressed", None)]
+
+
+class _RefusesAll:
+    def apply(self, messages: pa.Table) -> StageResult:
+        reasons = pa.array(["plan_violation"] * messages.num_rows)
+        places = messages.select(["file_hash", "line"])
+        out = pa.table([*places.columns, reasons, pa.nulls(messages.num_rows, pa.string())], schema=REFUSED)
+        return StageResult(messages.slice(0, 0), out)
