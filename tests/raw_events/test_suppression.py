@@ -163,7 +163,8 @@ PLACES = [
         "user_id",
         "u1",
         {
-            **{"userId": None, "anonymousId": "a2"},
+            "userId": None,
+            "anonymousId": "a2",
             "context": {"externalIds": [{"id": "u1", "type": "user_id", "collection": "users", "encoding": "none"}]},
         },
     ),
