@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from cdp_assets.space.models import BlockedValue, IdentitySettings
-from cdp_assets.unified_profiles.identifiers import Extractor, Identifier, device_identifiers, external_identifiers
+from cdp_assets.unified_profiles.identifiers import Blocked, device_identifiers, external_identifiers
 
 
 def test_device_identifiers_need_a_known_platform_and_leave_to_track() -> None:
@@ -29,25 +29,33 @@ def test_external_ids_need_all_four_fields_and_a_lower_case_type_of_users() -> N
     assert external_identifiers('{"id":"1"}') == external_identifiers("no json") == []
 
 
-def extracted(settings: IdentitySettings, **values: str) -> tuple[tuple[Identifier, ...], tuple[Identifier, ...]]:
-    names = ["user_id", "anonymous_id", "email_0", "email_1", "email_2", "device", "ga_client_id", "external_ids"]
-    columns = {name: [values.get(name)] for name in names}
-    return next(iter(Extractor(settings).of_columns(columns, 1)))
+def test_only_values_that_name_nobody_are_blocked_and_the_empty_text_always() -> None:
+    blocked = Blocked(IdentitySettings().blocked)
+    assert [value for value in ("00000000-0000", "-1", "", "null", "anonymous", "a@x", "0-1", "NULL") if blocked(value)] == [
+        "00000000-0000",
+        "-1",
+        "",
+        "null",
+        "anonymous",
+    ]
+    custom = Blocked((BlockedValue(regex="test-.*"),))
+    assert [value for value in ("test-1", "a test-1", "-1", "") if custom(value)] == ["test-1", ""]
 
 
-def test_blocked_values_are_set_apart_and_the_empty_text_always() -> None:
-    good, bad = extracted(
-        IdentitySettings(), user_id="00000000-0000", anonymous_id="-1", email_0="a@x", email_1="a@x", email_2=""
-    )
-    assert good == (("email", "a@x"),)
-    assert bad == (("user_id", "00000000-0000"), ("email", ""), ("anonymous_id", "-1"))
-    custom = IdentitySettings(blocked=(BlockedValue(regex="test-.*"),))
-    assert extracted(custom, user_id="test-1", anonymous_id="a test-1") == (
-        (("anonymous_id", "a test-1"),),
-        (("user_id", "test-1"),),
-    )
+def test_blocked_values_are_set_apart_and_told(any_people) -> None:
+    people = any_people
+    people.say("00000000-0000", "-1", traits={"email": "a@x"}, properties={"email": ""}, context={"traits": {"email": "a@x"}})
+    people.build()
+    assert people.rows("user_identifiers", "type", "value") == [("email", "a@x")]
+    assert people.rows("identity_violations", "identifier_type", "reason") == [
+        ("anonymous_id", "id_value_blocked"),
+        ("email", "id_value_blocked"),
+        ("user_id", "id_value_blocked"),
+    ]
 
 
-def test_emails_keep_their_case_and_an_object_is_no_email() -> None:
-    good, _ = extracted(IdentitySettings(), email_0="A@x", email_1="a@x", email_2='{"a":1}')
-    assert good == (("email", "A@x"), ("email", "a@x"))
+def test_emails_keep_their_case_and_an_object_is_no_email(any_people) -> None:
+    people = any_people
+    people.say(None, None, traits={"email": "A@x"}, properties={"email": {"a": 1}}, context={"traits": {"email": "a@x"}})
+    people.build()
+    assert people.rows("user_identifiers", "type", "value") == [("email", "A@x"), ("email", "a@x")]
