@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def run(scale: float, folder: Path) -> list[Figure]:
     day = events // HISTORY_DAYS
     end = START + dt.timedelta(days=HISTORY_DAYS)
     clock = Clock()
-    with open_duckdb(folder / "identity.duckdb", memory_limit="12GB") as warehouse:
+    with closing(open_duckdb(folder / "identity.duckdb", memory_limit="12GB")) as warehouse:
         warehouse.ensure(MESSAGES)
         _generate(warehouse, events + day)
         warehouse.ensure(*profile_tables(profile_schema(GRAPH)), *INTERNAL_TABLES, *STATE_TABLES)

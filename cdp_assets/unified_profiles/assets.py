@@ -109,6 +109,7 @@ def build_unified_profiles(config: SpaceConfig, graph: DataGraph) -> dg.AssetsDe
             "identifiers refused": built.violations,
             "messages resolved": built.resolved,
             "messages without an identifier": built.unresolved,
+            **({"corrected from": format_instant(built.corrected_from)} if built.corrected_from else {}),
         }
         counts[EVENT_TABLES] = sum(event_counts.values())
         own: dict[str, dict[str, Any]] = {

@@ -240,21 +240,26 @@ def replay(entries: Entries, state: State, policy: Policy, chosen: np.ndarray | 
     outcome = Outcome(np.full(len(entries), NO_PROFILE, dtype=np.int64), np.zeros(len(entries.members), dtype=np.bool_))
     identifiers = _concerned(entries, state, chosen)
     follower = Replay(state, policy, identifiers)
+    starts, seqs, times = entries.starts.tolist(), entries.seq.tolist(), entries.at.tolist()
+    everyone, removes = entries.members.tolist(), entries.removes.tolist()
+    lost: list[int] = []
     for place in places:
-        start, end = int(entries.starts[place]), int(entries.starts[place + 1])
-        members = tuple(entries.members[start:end].tolist())
-        if entries.removes[place]:
-            if not members:
-                continue  # a blocked value, which nobody holds
-            outcome.profile[place] = follower.remove(place, members[0])
+        start, end = starts[place], starts[place + 1]
+        members = tuple(everyone[start:end])
+        if removes[place]:
+            lost += range(start, end)
+            if members:  # else a blocked value, which nobody holds
+                outcome.profile[place] = follower.remove(place, members[0])
             continue
         if not members:
             follower.refused.append((place, NO_IDENTIFIER, _REASON[NO_IDENTIFIERS]))
             continue
-        profile, kept = follower.event(place, int(entries.seq[place]), int(entries.at[place]), members)
+        profile, kept = follower.event(place, seqs[place], times[place], members)
         outcome.profile[place] = profile
-        for offset, identifier in enumerate(members):
-            outcome.kept[start + offset] = identifier in kept
+        if len(kept) < len(members):
+            lost += (start + offset for offset, identifier in enumerate(members) if identifier not in kept)
+    outcome.kept[:] = True if chosen is None else np.isin(entries.entry_of_member, chosen)
+    outcome.kept[lost] = False
     outcome.created = np.array(follower.created, dtype=np.int64)
     outcome.merged = columns_of(follower.merged)
     outcome.attached = columns_of(follower.attached)
