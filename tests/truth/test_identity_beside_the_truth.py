@@ -122,5 +122,5 @@ def test_the_truth_of_who_used_what_is_that_of_the_messages(world: World) -> Non
             if identifier[0] == "anonymous_id" and persons:
                 signed_in.setdefault(identifier, Counter()).update(persons)
                 assert persons <= world.truth.persons[identifier]
-    assert sum(len(persons) > 1 for persons in signed_in.values()) >= 3
+    assert sum(len(persons) > 1 for persons in signed_in.values()) > 1, "more than one device is really shared"
     assert all(len(users) == 1 for identifier, users in world.truth.persons.items() if identifier[0] != "anonymous_id")
