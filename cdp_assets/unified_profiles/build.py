@@ -28,8 +28,8 @@ from cdp_assets.unified_profiles.free import resolve
 from cdp_assets.unified_profiles.last_seen import ShownRows, mapping_rows
 from cdp_assets.unified_profiles.logs import Rows, Writing, log_rows, log_specs
 from cdp_assets.unified_profiles.merges import Merges
-from cdp_assets.unified_profiles.numbers import NO_IDENTIFIERS, Ints, Outcome
-from cdp_assets.unified_profiles.state import Met, fetch, instants, ints, meet
+from cdp_assets.unified_profiles.numbers import NO_IDENTIFIER, NO_IDENTIFIERS, Ints, Outcome
+from cdp_assets.unified_profiles.state import Met, column, fetch, instants, ints, meet
 from cdp_assets.unified_profiles.tables import (
     APPLIED_CORRECTIONS,
     BUILDS,
@@ -128,7 +128,8 @@ def _write(
 ) -> None:
     schema = profile_schema(graph)
     merges = Merges.of(met.parts, met.entries.seq[outcome.created], outcome.merged)
-    mappings, shown = mapping_rows(met.entries, outcome, met.state, met.policy, met.shown)
+    newest = _newest_rows(warehouse, schema, work, met) if len(outcome.removed[0]) else None
+    mappings, shown = mapping_rows(met.entries, outcome, met.state, met.policy, met.shown, newest)
     new_names = stack.enter_context(warehouse.scratch(_names(warehouse, work, met, outcome, stack)))
     old_names = _touched_before(warehouse, work, met, stack)
     names = stack.enter_context(warehouse.staged(ibis.union(_surviving(old_names, work), new_names)))
@@ -170,6 +171,22 @@ def _write(
             rows=warehouse.count(profiles.filter(profiles.profile == profiles.canonical)),
             loaded_at=loaded_at,
         )
+
+
+def _newest_rows(warehouse: Warehouse, schema: str, work: Work, met: Met) -> Ints:
+    """seq of the newest mapping row of each identifier met that somebody holds, 0 of the others."""
+    holdings = warehouse.table(HOLDINGS.ref)
+    profiles = warehouse.table(PROFILES.ref)
+    parts = profiles.filter(profiles.canonical.isin(met.roots.profile))
+    held = work.before.semi_join(holdings.filter(holdings.profile.isin(parts.profile)), "identifier_id")
+    log = warehouse.table(external_id_mapping_updates(schema).ref)
+    if work.replaced is not None:
+        log = log.filter(log.seq.notin(work.replaced.seq))
+    rows = held.join(log, [held.identifier_type == log.external_id_type, held.identifier_value == log.external_id_value])
+    found = fetch(warehouse, rows.group_by("identifier_id").aggregate(seq=rows.seq.max()))
+    newest = np.zeros(len(met.identifier_id), dtype=np.int64)
+    newest[np.searchsorted(met.identifier_id, column(found, "identifier_id"))] = column(found, "seq")
+    return newest
 
 
 def _names(warehouse: Warehouse, work: Work, met: Met, outcome: Outcome, stack: ExitStack) -> pa.Table:
@@ -236,11 +253,19 @@ def _state_rows(met: Met, outcome: Outcome, merges: Merges, consent: dict[int, s
         LAST_SHOWN.ref: ints(
             profile=shown.profile,
             position=shown.position,
-            identifier_id=met.identifier_id[shown.identifier],
+            identifier_id=_numbers_of(met, shown.identifier),
             seen_seq=shown.seen,
             row_seq=shown.row,
         ).append_column("identifier_type", pa.array(met.policy.types, pa.string()).take(pa.array(shown.kind, pa.int64()))),
     }
+
+
+def _numbers_of(met: Met, identifier: Ints) -> pa.Array:
+    """The warehouse's numbers of identifiers, NULL for NO_IDENTIFIER."""
+    absent = identifier == NO_IDENTIFIER
+    numbers = np.zeros(len(identifier), dtype=np.int64)
+    numbers[~absent] = met.identifier_id[identifier[~absent]]
+    return pa.array(numbers, pa.int64(), mask=absent)
 
 
 def _merge_counts(met: Met, outcome: Outcome, merges: Merges) -> Ints:

@@ -16,12 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cdp_assets.unified_profiles.numbers import Entries, Ints, Outcome, Policy, State
+from cdp_assets.unified_profiles.numbers import NO_IDENTIFIER, NO_PROFILE, Entries, Ints, Outcome, Policy, State
 
 
 @dataclass
 class Shown:
-    """The identifiers of one type that a profile showed last, the seq of the event that did, and of their newest rows (-1: too old)."""
+    """The identifiers of one type that a profile showed last, the seq of the event that did, and of their newest rows (-1: too old).
+
+    Without identifiers, for those shown were removed: ``row`` is then that of the newest row of the others (0: there is none).
+    """
 
     identifiers: tuple[int, ...]
     seen: int
@@ -30,13 +33,18 @@ class Shown:
 
 @dataclass
 class LastSeen:
-    """Follows merges and shows in order. ``shown``: profile -> type -> what it showed last."""
+    """Follows merges and shows in order. ``shown``: profile -> type -> what it showed last.
+
+    ``rows``: profile -> identifier -> seq of its newest row; kept only where identifiers are removed.
+    """
 
     shown: dict[int, dict[int, Shown]] = field(default_factory=dict)
+    rows: dict[int, dict[int, int]] = field(default_factory=dict)
 
     def merge(self, profile: int, losers: list[int]) -> None:
         shown = self.shown.setdefault(profile, {})
         for loser in losers:
+            self.rows.setdefault(profile, {}).update(self.rows.pop(loser, {}))
             for kind, theirs in self.shown.pop(loser, {}).items():
                 shown[kind] = _newer(shown[kind], theirs) if kind in shown else theirs
 
@@ -59,23 +67,30 @@ class LastSeen:
                 written += last.identifiers
         return written
 
-    def remove(self, profile: int, kind: int, identifier: int) -> None:
-        shown = self.shown.get(profile, {})
-        if kind in shown and identifier in shown[kind].identifiers:
-            left = tuple(i for i in shown[kind].identifiers if i != identifier)
-            if left:
-                shown[kind].identifiers = left
-            else:
-                del shown[kind]
+    def remove(self, profile: int, kinds: Ints, identifier: int) -> None:
+        """An identifier left the profile. When it was all that the profile showed last of its type, the next show writes rows."""
+        kind = kinds[identifier]
+        rows = self.rows.get(profile, {})
+        rows.pop(identifier, None)
+        last = self.shown.get(profile, {}).get(int(kind))
+        if last is not None and identifier in last.identifiers:
+            last.identifiers = tuple(i for i in last.identifiers if i != identifier)
+            if not last.identifiers:
+                last.row = max((row for i, row in rows.items() if kinds[i] == kind), default=0)
 
 
 def _newer(one: Shown, other: Shown) -> Shown:
     newer, older = (one, other) if one.seen > other.seen else (other, one)
+    if not newer.identifiers:
+        return Shown((), newer.seen, max(newer.row, older.row))
     return Shown(newer.identifiers, newer.seen, newer.row if newer.row > older.row else -1)
 
 
 class ShownRows(NamedTuple):
-    """What profiles showed last, one row per identifier: profile, type, position, identifier, seen and row."""
+    """What profiles showed last, one row per identifier: profile, type, position, identifier, seen and row.
+
+    NO_IDENTIFIER stands for what was shown last and removed since.
+    """
 
     profile: Ints
     kind: Ints
@@ -126,9 +141,12 @@ class _Codes:
 
 
 def mapping_rows(
-    entries: Entries, outcome: Outcome, state: State, policy: Policy, before: ShownRows
+    entries: Entries, outcome: Outcome, state: State, policy: Policy, before: ShownRows, newest: Ints | None = None
 ) -> tuple[tuple[Ints, Ints, Ints], ShownRows]:
-    """The rows (entry, profile, identifier), and what the profiles met show at the end. ``before``: what they showed."""
+    """The rows (entry, profile, identifier), and what the profiles met show at the end. ``before``: what they showed.
+
+    ``newest``: the seq of each identifier's newest row so far (0: none); needed where entries remove identifiers.
+    """
     codes = _Codes()
     runs = _runs(entries, outcome, state, len(policy.types), codes)
     moving = np.unique(np.concatenate([outcome.merged[1], outcome.merged[2], outcome.removed[2]]))
@@ -138,7 +156,7 @@ def mapping_rows(
         entries, Runs(*(c[~in_order] for c in runs)), codes, ShownRows(*(c[~old_moves] for c in before))
     )
     moved, moved_after = _in_order(
-        entries, outcome, state, Runs(*(c[in_order] for c in runs)), codes, ShownRows(*(c[old_moves] for c in before))
+        entries, outcome, state, Runs(*(c[in_order] for c in runs)), codes, ShownRows(*(c[old_moves] for c in before)), newest
     )
     rows = tuple(np.concatenate(pair) for pair in zip(quiet, moved, strict=True))
     after = ShownRows(*(np.concatenate(pair) for pair in zip(quiet_after, moved_after, strict=True)))
@@ -239,17 +257,18 @@ def _shown(before: ShownRows) -> dict[int, dict[int, Shown]]:
     for profile, kind, _, identifier, seen, row in zip(*(column[order].tolist() for column in before), strict=True):
         last = found.setdefault(profile, {}).get(kind)
         if last is None:
-            found[profile][kind] = Shown((identifier,), seen, row)
+            found[profile][kind] = Shown(() if identifier == NO_IDENTIFIER else (identifier,), seen, row)
         else:
             last.identifiers = (*last.identifiers, identifier)
     return found
 
 
 def _in_order(
-    entries: Entries, outcome: Outcome, state: State, runs: Runs, codes: _Codes, before: ShownRows
+    entries: Entries, outcome: Outcome, state: State, runs: Runs, codes: _Codes, before: ShownRows, newest: Ints | None
 ) -> tuple[tuple[Ints, Ints, Ints], ShownRows]:
     """Profiles that merge or lose identifiers, entry by entry."""
-    seen = LastSeen(_shown(before))
+    seen = LastSeen(_shown(before), _rows_by_profile(state, newest))
+    removals = len(outcome.removed[0]) > 0
     written: list[tuple[int, int, int]] = []
     order = np.argsort(runs.first, kind="stable")
     shows = list(zip(*(column[order].tolist() for column in runs), strict=True))
@@ -267,16 +286,28 @@ def _in_order(
             if is_merge:
                 seen.merge(profile, [number])
             else:
-                seen.remove(profile, int(state.kinds[number]), number)
+                seen.remove(profile, state.kinds, number)
+        new: list[tuple[int, int, int]] = []
         while at < size and shows[at][3] == entry:
             profile, kind, code, _, until = shows[at]
-            rows = seen.show(profile, kind, codes.members(code), seq, int(seq_of[until]))
-            written += [(entry, profile, identifier) for identifier in rows]
+            new += [(entry, profile, i) for i in seen.show(profile, kind, codes.members(code), seq, int(seq_of[until]))]
             at += 1
         for profile in {profile for _, profile, is_merge in merged if is_merge}:
-            written += [(entry, profile, identifier) for identifier in seen.settle(profile, seq)]
+            new += [(entry, profile, i) for i in seen.settle(profile, seq)]
+        if removals:
+            for _, profile, identifier in new:
+                seen.rows.setdefault(profile, {})[identifier] = seq
+        written += new
     found = np.array(written, dtype=np.int64).reshape(-1, 3)
     return (found[:, 0], found[:, 1], found[:, 2]), _rows_of(seen.shown)
+
+
+def _rows_by_profile(state: State, newest: Ints | None) -> dict[int, dict[int, int]]:
+    found: dict[int, dict[int, int]] = {}
+    if newest is not None:
+        for identifier in np.flatnonzero(state.owner != NO_PROFILE).tolist():
+            found.setdefault(int(state.owner[identifier]), {})[identifier] = int(newest[identifier])
+    return found
 
 
 def _rows_of(shown: dict[int, dict[int, Shown]]) -> ShownRows:
@@ -284,7 +315,7 @@ def _rows_of(shown: dict[int, dict[int, Shown]]) -> ShownRows:
         (profile, kind, position, identifier, last.seen, last.row)
         for profile, kinds in shown.items()
         for kind, last in kinds.items()
-        for position, identifier in enumerate(last.identifiers)
+        for position, identifier in enumerate(last.identifiers or (NO_IDENTIFIER,))
     ]
     found = np.array(rows, dtype=np.int64).reshape(-1, 6)
     return ShownRows(*(found[:, column] for column in range(6)))

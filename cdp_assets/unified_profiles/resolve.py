@@ -65,7 +65,6 @@ class Replay:
                 self._owner[i] = owner
                 profile = self._profiles.setdefault(owner, _Profile(merges=merges[owner]))
                 profile.held.setdefault(kind, {})[i] = int(state.attached[i])
-        self._windows = any(window >= 0 for window in policy.window)
         self._settled: dict[tuple[int, ...], int] = {}
         self.created: list[int] = []
         self.merged: Steps = []
@@ -88,8 +87,16 @@ class Replay:
         owner = self._owner.get(identifier)
         return NO_PROFILE if owner is None else self._find(owner)
 
-    def _owners(self, identifiers: Sequence[int]) -> list[int]:
-        return sorted({owner for i in identifiers if (owner := self._owner_of(i)) != NO_PROFILE})
+    def _look(self, identifiers: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The profiles that own some of the identifiers, oldest first, and the identifiers that nobody owns."""
+        owners, fresh = set(), []
+        for i in identifiers:
+            owner = self._owner.get(i)
+            if owner is None:
+                fresh.append(i)
+            else:
+                owners.add(self._find(owner) if owner in self._parent else owner)
+        return sorted(owners) if len(owners) > 1 else list(owners), fresh
 
     # -- one entry ---------------------------------------------------------------------------------------------------
 
@@ -99,7 +106,11 @@ class Replay:
         if settled is not None:
             return self._find(settled), identifiers
         left = list(identifiers)
-        while (reason := self._refusal(left, at, entry)) is not None:
+        while True:
+            owners, fresh = self._look(left)
+            reason = self._refusal(left, owners, fresh, at, entry)
+            if reason is None:
+                break
             if reason:
                 # Of two of the same type the later one is the lower.
                 lowest = max(range(len(left)), key=lambda place: (self._policy.rank[self._kind[left[place]]], place))
@@ -107,16 +118,16 @@ class Replay:
         if not left:
             self.refused.append((entry, NO_IDENTIFIER, _REASON[NO_IDENTIFIERS]))
             return NO_PROFILE, ()
-        owners = self._owners(left)
         if owners:
             profile = owners[0]
         else:
             profile = seq
             self._profiles[profile] = _Profile()
             self.created.append(entry)
-        self._merge(entry, profile, owners[1:], left)
-        self._attach(entry, profile, left, at)
-        kept = [i for i in left if self._owner_of(i) == profile]
+        whole = self._merge(entry, profile, owners[1:], left) if len(owners) > 1 else True
+        if fresh:
+            whole &= self._attach(entry, profile, fresh, at)
+        kept = left if whole else [i for i in left if self._owner_of(i) == profile]
         if len(kept) == len(identifiers):
             # All of one profile: the same identifiers change nothing again, whatever else happens.
             self._settled[identifiers] = profile
@@ -140,14 +151,12 @@ class Replay:
 
     # -- what an event may not do ------------------------------------------------------------------------------------
 
-    def _refusal(self, left: list[int], at: int, entry: int) -> str | None:
+    def _refusal(self, left: list[int], owners: list[int], fresh: list[int], at: int, entry: int) -> str | None:
         """Why the event must lose its lowest identifier; "" when it lost shared devices and is to be looked at again; None: it may go on."""
         if not left:
             return None
         if self._policy.separate_devices and self._drop_shared_devices(left, entry):
             return ""
-        owners = self._owners(left)
-        fresh = [i for i in left if i not in self._owner]
         if not fresh and len(owners) <= 1:
             return None
         if self._policy.separations and self._separated(owners, fresh):
@@ -159,7 +168,7 @@ class Replay:
         persons = [i for i in left if not device[self._kind[i]]]
         known = {i: owner for i in left if device[self._kind[i]] and self._known(owner := self._owner_of(i))}
         if persons:
-            own = set(self._owners(persons))
+            own = set(self._look(persons)[0])
             shared = [i for i, owner in known.items() if owner not in own]
         elif known:
             anchor = known[min(known, key=lambda i: (rank[self._kind[i]], left.index(i)))]
@@ -188,26 +197,27 @@ class Replay:
     def _excess(self, owners: list[int], fresh: list[int], at: int) -> str | None:
         """The limit that the profiles of these identifiers would exceed as one with them, or None."""
         policy, kind_of = self._policy, self._kind
-        kinds = {kind_of[i] for i in fresh}
+        counts: dict[int, int] = {}
+        for i in fresh:
+            counts[kind_of[i]] = counts.get(kind_of[i], 0) + 1
         for owner in owners:
-            kinds.update(self._profiles[owner].held)
-        for kind in sorted(kinds, key=policy.rank.__getitem__):
-            window = policy.window[kind]
-            values = sum(kind_of[i] == kind for i in fresh)
-            for owner in owners:
-                times = self._profiles[owner].held.get(kind)
-                if times:
-                    values += len(times) if window < 0 else sum(at - since < window for since in times.values())
-            if values > policy.limit[kind]:
-                return VALUE_LIMIT if window < 0 else TIME_LIMIT
-        return None
+            for kind, times in self._profiles[owner].held.items():
+                window = policy.window[kind]
+                held = len(times) if window < 0 else sum(at - since < window for since in times.values())
+                counts[kind] = counts.get(kind, 0) + held
+        over = [kind for kind, count in counts.items() if count > policy.limit[kind]]
+        if not over:
+            return None
+        return VALUE_LIMIT if policy.window[min(over, key=policy.rank.__getitem__)] < 0 else TIME_LIMIT
 
     # -- what it does ------------------------------------------------------------------------------------------------
 
     def _full(self, profile: _Profile) -> bool:
         return profile.merges >= self._policy.max_merges or profile.mappings() >= self._policy.max_mappings
 
-    def _merge(self, entry: int, profile: int, others: list[int], left: list[int]) -> None:
+    def _merge(self, entry: int, profile: int, others: list[int], left: list[int]) -> bool:
+        """Merge the others into the profile; whether none was refused."""
+        refused = len(self.refused)
         winner = self._profiles[profile]
         for other in others:
             loser = self._profiles[other]
@@ -221,10 +231,12 @@ class Replay:
                 winner.held.setdefault(kind, {}).update(times)
             del self._profiles[other]
             self.merged.append((entry, other, profile))
+        return len(self.refused) == refused
 
-    def _attach(self, entry: int, profile: int, left: list[int], at: int) -> None:
+    def _attach(self, entry: int, profile: int, fresh: list[int], at: int) -> bool:
+        """Attach what nobody owns to the profile, by rank; whether none was refused."""
+        refused = len(self.refused)
         own = self._profiles[profile]
-        fresh = [i for i in left if i not in self._owner]
         for i in sorted(fresh, key=lambda i: self._policy.rank[self._kind[i]]):
             if own.mappings() >= self._policy.max_mappings:
                 self.refused.append((entry, i, _REASON[MAPPING_CAP]))
@@ -232,21 +244,26 @@ class Replay:
             self._owner[i] = profile
             own.held.setdefault(self._kind[i], {})[i] = at
             self.attached.append((entry, i, profile))
+        return len(self.refused) == refused
 
 
 def replay(entries: Entries, state: State, policy: Policy, chosen: np.ndarray | None = None) -> Outcome:
     """The outcome of the entries (of ``chosen``, ascending places, if given; the rest of the outcome is then empty), one by one."""
-    places = range(len(entries)) if chosen is None else chosen.tolist()
+    places = np.arange(len(entries)) if chosen is None else chosen
     outcome = Outcome(np.full(len(entries), NO_PROFILE, dtype=np.int64), np.zeros(len(entries.members), dtype=np.bool_))
-    identifiers = _concerned(entries, state, chosen)
-    follower = Replay(state, policy, identifiers)
-    starts, seqs, times = entries.starts.tolist(), entries.seq.tolist(), entries.at.tolist()
-    everyone, removes = entries.members.tolist(), entries.removes.tolist()
+    sizes = np.diff(entries.starts)[places]
+    member_at = np.repeat(entries.starts[places] - (np.cumsum(sizes) - sizes), sizes) + np.arange(int(sizes.sum()))
+    outcome.kept[member_at] = True
+    everyone = entries.members[member_at]
+    follower = Replay(state, policy, _concerned(everyone, state))
+    carried = everyone.tolist()
     lost: list[int] = []
-    for place in places:
-        start, end = starts[place], starts[place + 1]
-        members = tuple(everyone[start:end])
-        if removes[place]:
+    columns = (places, entries.seq[places], entries.at[places], entries.removes[places], sizes)
+    end = 0
+    for place, seq, at, removes, size in zip(*(column.tolist() for column in columns), strict=True):
+        start, end = end, end + size
+        members = tuple(carried[start:end])
+        if removes:
             lost += range(start, end)
             if members:  # else a blocked value, which nobody holds
                 outcome.profile[place] = follower.remove(place, members[0])
@@ -254,12 +271,11 @@ def replay(entries: Entries, state: State, policy: Policy, chosen: np.ndarray | 
         if not members:
             follower.refused.append((place, NO_IDENTIFIER, _REASON[NO_IDENTIFIERS]))
             continue
-        profile, kept = follower.event(place, seqs[place], times[place], members)
+        profile, kept = follower.event(place, seq, at, members)
         outcome.profile[place] = profile
         if len(kept) < len(members):
             lost += (start + offset for offset, identifier in enumerate(members) if identifier not in kept)
-    outcome.kept[:] = True if chosen is None else np.isin(entries.entry_of_member, chosen)
-    outcome.kept[lost] = False
+    outcome.kept[member_at[np.array(lost, dtype=np.int64)]] = False
     outcome.created = np.array(follower.created, dtype=np.int64)
     outcome.merged = columns_of(follower.merged)
     outcome.attached = columns_of(follower.attached)
@@ -268,9 +284,8 @@ def replay(entries: Entries, state: State, policy: Policy, chosen: np.ndarray | 
     return outcome
 
 
-def _concerned(entries: Entries, state: State, chosen: np.ndarray | None) -> list[int]:
+def _concerned(members: np.ndarray, state: State) -> list[int]:
     """The identifiers that the entries carry, and all that their profiles hold."""
-    members = entries.members if chosen is None else entries.members[np.isin(entries.entry_of_member, chosen)]
     concerned = np.zeros(len(state.kinds), dtype=np.bool_)
     concerned[members] = True
     owners = np.unique(state.owner[concerned & (state.owner != NO_PROFILE)])

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from cdp_assets.space.models import IdentitySettings
 from cdp_assets.unified_profiles.identifiers import Rules
 from cdp_assets.unified_profiles.last_seen import ShownRows
-from cdp_assets.unified_profiles.numbers import NO_PROFILE, Entries, Ints, Policy, State
+from cdp_assets.unified_profiles.numbers import NO_IDENTIFIER, NO_PROFILE, Entries, Ints, Policy, State
 from cdp_assets.unified_profiles.tables import HOLDINGS, LAST_SHOWN, PROFILES
 from cdp_assets.unified_profiles.work import Work, separations
 from resources.warehouse import Warehouse
@@ -73,11 +73,11 @@ def meet(warehouse: Warehouse, settings: IdentitySettings, work: Work, stack: Ex
     held = held.filter(held.canonical.isin(roots.profile))
     held = held.join(work.before.select("identifier_id", "identifier_type"), "identifier_id")
     parts = fetch(warehouse, profiles.filter(profiles.canonical.isin(roots.profile)))
-    nodes = _nodes(fetch(warehouse, met), fetch(warehouse, held))
+    before = fetch(warehouse, shown.filter(shown.profile.isin(roots.profile)))
+    nodes = _nodes(fetch(warehouse, met), fetch(warehouse, held), set(before.column("identifier_type").to_pylist()))
     code = {kind: number for number, kind in enumerate(nodes.types)}
     state = _state(nodes, parts)
     entries = _entries(warehouse, work, pairs, nodes.identifier_id)
-    before = fetch(warehouse, shown.filter(shown.profile.isin(roots.profile)))
     canonical = column(parts, "profile") == column(parts, "canonical")
     own = parts.filter(pa.array(canonical))
     return Met(
@@ -126,7 +126,7 @@ class _Nodes:
     attached: Ints
 
 
-def _nodes(carried: pa.Table, held: pa.Table) -> _Nodes:
+def _nodes(carried: pa.Table, held: pa.Table, shown: set[str]) -> _Nodes:
     numbers = np.concatenate([column(carried, "identifier_id"), column(held, "identifier_id")])
     kinds = pa.chunked_array(
         [*carried.column("identifier_type").chunks, *held.column("identifier_type").chunks], pa.string()
@@ -136,7 +136,7 @@ def _nodes(carried: pa.Table, held: pa.Table) -> _Nodes:
         encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([], pa.string()).dictionary_encode()
     # Types in the order of their names, not of their arrival.
     names = encoded.dictionary.to_pylist()
-    types = tuple(sorted(names))
+    types = tuple(sorted({*names, *shown}))
     code = np.array([types.index(name) for name in names], dtype=np.int64)
     codes = code[encoded.indices.to_numpy(zero_copy_only=False)] if len(names) else np.empty(0, dtype=np.int64)
     identifier_id, first = np.unique(numbers, return_index=True)
@@ -166,8 +166,15 @@ def _entries(warehouse: Warehouse, work: Work, pairs: ir.Table, identifier_id: I
         at=column(rows, "received_at"),
         removes=rows.column("removes").combine_chunks().to_numpy(zero_copy_only=False).astype(np.bool_),
         starts=starts.astype(np.int64),
-        members=np.searchsorted(identifier_id, column(members, "identifier_id")).astype(np.int64),
+        members=_place_of(identifier_id)[column(members, "identifier_id")],
     )
+
+
+def _place_of(identifier_id: Ints) -> Ints:
+    """The place of each identifier by its number: numbers are dense, so a table of them is small and quick."""
+    place = np.zeros(int(identifier_id.max(initial=0)) + 1, dtype=np.int64)
+    place[identifier_id] = np.arange(len(identifier_id))
+    return place
 
 
 def _policy(warehouse: Warehouse, settings: IdentitySettings, work: Work, nodes: _Nodes) -> Policy:
@@ -195,11 +202,13 @@ def _places(identifier_id: Ints, numbers: frozenset[int]) -> frozenset[int]:
 
 def _shown(rows: pa.Table, code: dict[str, int], identifier_id: Ints) -> ShownRows:
     kinds = np.array([code[kind] for kind in rows.column("identifier_type").to_pylist()], dtype=np.int64)
+    removed = np.array(rows.column("identifier_id").is_null().to_pylist(), dtype=np.bool_)
+    number = column(rows.append_column("number", rows.column("identifier_id").fill_null(0)), "number")
     return ShownRows(
         column(rows, "profile"),
         kinds,
         column(rows, "position"),
-        np.searchsorted(identifier_id, column(rows, "identifier_id")).astype(np.int64),
+        np.where(removed, NO_IDENTIFIER, np.searchsorted(identifier_id, number)).astype(np.int64),
         column(rows, "seen_seq"),
         column(rows, "row_seq"),
     )

@@ -349,9 +349,10 @@ LAST_SHOWN = TableSpec(
         "seen_seq": "int64",
         "row_seq": "int64",
     },
-    "The identifiers of each type that a profile showed last, when, and the seq of their newest mapping rows.",
+    "The identifiers of each type that a profile showed last, when, and the seq of their newest mapping rows. "
+    "Without an identifier: it was removed since.",
     subject="identifier_id",
-    keys=("profile", "identifier_id"),
+    keys=("profile", "identifier_type", "position"),
 )
 APPLIED_CORRECTIONS = TableSpec(
     TableRef(SCHEMA, "applied_corrections"),
