@@ -60,22 +60,21 @@ def _read_query() -> str:
 
 
 def _judge_query() -> str:
-    """The messages among the lines read, as columns of PARSED_BATCH."""
+    """The messages among the lines read: their place, and the columns of PARSED_BATCH but the documents, which go on as they are."""
     texts = ", ".join(f'nullif(read."{name}", \'\') AS "{name}"' for name in _TEXTS)
     times = ", ".join(f'{_instant(name)} AS "{name}", read."{name}" IS NULL AS "no {name}"' for name in _TIMES)
-    documents = ", ".join(f'CAST(read."{name}" AS VARCHAR) AS "{name}"' for name in _DOCUMENTS)
     types = ", ".join(f"'{kind}'" for kind in sorted(TYPES))
     return f"""
-        WITH split AS MATERIALIZED (SELECT place, has_consent, {texts}, {times}, {documents} FROM read)
+        WITH split AS MATERIALIZED (SELECT row, place, has_consent, {texts}, {times} FROM read)
         SELECT
-            place, "messageId" AS message_id, type,
+            row, place, "messageId" AS message_id, type,
             CASE type WHEN 'track' THEN event WHEN 'page' THEN '{PAGE_EVENT}' WHEN 'screen' THEN '{SCREEN_EVENT}' END AS event,
             "userId" AS user_id, "anonymousId" AS anonymous_id, "groupId" AS group_id, "previousId" AS previous_id, name, category,
             make_timestamp(CASE WHEN "sentAt" IS NOT NULL AND "originalTimestamp" IS NOT NULL
                 THEN "receivedAt" - ("sentAt" - "originalTimestamp")
                 ELSE coalesce("originalTimestamp", "timestamp", "receivedAt") END) AS "timestamp",
             make_timestamp("originalTimestamp") AS original_timestamp, make_timestamp("sentAt") AS sent_at,
-            make_timestamp("receivedAt") AS received_at, properties, traits, context, integrations
+            make_timestamp("receivedAt") AS received_at
         FROM split
         WHERE type IN ({types})
             AND length("messageId") <= {MAX_MESSAGE_ID}
@@ -87,7 +86,7 @@ def _judge_query() -> str:
             AND (type <> 'track' OR (event IS NOT NULL AND (event <> '{CONSENT_EVENT}' OR has_consent)))
             AND (type <> 'group' OR "groupId" IS NOT NULL)
             AND (type <> 'alias' OR "previousId" IS NOT NULL)
-        ORDER BY place
+        ORDER BY row
     """
 
 
@@ -173,14 +172,16 @@ class Parser:
             return PARSED_BATCH.empty_table(), places
         incoming = pa.table({"place": places, "has_consent": has_consent[places], "line": lines})
         self._connection.register("incoming", pa.Table.from_batches(incoming.to_batches(_BATCH_LINES)))
-        self._connection.register("read", self._connection.execute(_READ).to_arrow_table())
+        read = self._connection.execute(_READ).to_arrow_table()
+        short = read.drop_columns(list(_DOCUMENTS)).append_column("row", pa.array(np.arange(read.num_rows)))
+        self._connection.register("read", short)
         rows = self._connection.execute(_JUDGE).to_arrow_table()
         self._connection.unregister("incoming")
         self._connection.unregister("read")
-        rows = rows.combine_chunks()
         places = rows["place"].to_numpy()
-        slugs = _slugs(rows)
-        columns = {"line": pa.array(chunk.numbers[places], pa.int64()), "event_slug": slugs}
+        kept = read if rows.num_rows == read.num_rows else read.take(rows["row"])
+        columns = {name: kept[name].cast(pa.string()) for name in _DOCUMENTS}
+        columns |= {"line": pa.array(chunk.numbers[places], pa.int64()), "event_slug": _slugs(rows)}
         arrays = [columns[field.name] if field.name in columns else rows[field.name].cast(field.type) for field in PARSED_BATCH]
         return pa.table(arrays, schema=PARSED_BATCH), places
 

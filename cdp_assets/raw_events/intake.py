@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +22,7 @@ from cdp_assets.raw_events.calendar import Calendar
 from cdp_assets.raw_events.columns import Column, FirstValues, new_columns
 from cdp_assets.raw_events.landing import Chunk, LandingFile, content_hash, list_landing, read_chunks
 from cdp_assets.raw_events.parse import Rejection
-from cdp_assets.raw_events.parsed import Rejected, contents_of
+from cdp_assets.raw_events.parsed import Parsed, Rejected, contents_of
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, VIOLATION_BATCH, WITHOUT_RAW, Stage
 from cdp_assets.raw_events.suppression import SuppressionStage
 from cdp_assets.raw_events.tables import (
@@ -37,6 +38,7 @@ from cdp_assets.raw_events.tables import (
 from cdp_assets.space.models import SpaceConfig
 from resources.warehouse import Warehouse, naive_utc
 
+Item = TypeVar("Item")
 BEFORE_START = "before_start"
 # Lines without a time, before the first line with one, that may wait for it.
 _MAX_WAITING = 20_000
@@ -177,10 +179,12 @@ class _Reading:
     def run(self) -> TakenFile:
         """Write all lines. Raises OSError where the file cannot be read on."""
         part, next_line = self.part, None
-        for chunk in _ahead(read_chunks(self.file.path, part.size, part.start, part.first_line)):
+        chunks = _ahead(read_chunks(self.file.path, part.size, part.start, part.first_line))
+        # Reading, parsing and writing each have a thread: most of their time they compute outside of Python.
+        for chunk, parsed in _ahead((chunk, self.parser.parse(chunk, self.values)) for chunk in chunks):
             next_line = chunk.next_line
             self.lines += len(chunk.numbers) + len(chunk.broken)
-            self._take(chunk)
+            self._take(chunk, parsed)
         self._refuse(self._waiting, self._window_at)
         counted = {"file_hash": [self.file_hash] * len(self._counts), "partition_key": list(self._counts)}
         self.warehouse.append(LINE_COUNTS.ref, pa.table({**counted, "lines": list(self._counts.values())}))
@@ -191,8 +195,7 @@ class _Reading:
         for spec in (MESSAGES, DUPLICATES, QUARANTINE, VIOLATIONS, LINE_COUNTS):
             self.warehouse.delete(spec.ref, [("file_hash", "=", self.file_hash)])
 
-    def _take(self, chunk: Chunk) -> None:
-        parsed = self.parser.parse(chunk, self.values)
+    def _take(self, chunk: Chunk, parsed: Parsed) -> None:
         messages, rejected = parsed.messages, parsed.rejected
         rejected += [Rejected(line.number, Rejection(line.reason), line.content) for line in chunk.broken if line.reason]
         rejected.sort(key=lambda one: one.line)
@@ -297,13 +300,13 @@ class _Reading:
         self.warehouse.append(QUARANTINE.ref, pa.table(rows))
 
 
-def _ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """The same chunks, each read while the one before it is worked on."""
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made in a thread while the one before it is worked on."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, chunks, None)
-        while (chunk := coming.result()) is not None:
-            coming = pool.submit(next, chunks, None)
-            yield chunk
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def _numbers(keys: pa.Array) -> Iterator[tuple[str, int]]:
