@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import threading
+import resource
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 
-from benchmarks.figures import Clock, Figure
+from benchmarks.figures import Figure
 from cdp_assets.raw_events.intake import take_in
 from cdp_assets.space.models import SpaceConfig, WarehouseConfig
 from resources.warehouse.duckdb import open_duckdb
@@ -21,6 +24,7 @@ Gzip files of a million events of about 700 bytes, 1 % of them sent twice. *Land
 every rule, place in windows, discover columns, settle duplicates against all history, write. *Bare* is DuckDB's `read_json` with explicit columns
 into a table and one `row_number` over it into a second one, by as many threads. A day is 100,000 more events in one file.
 """
+Result = TypeVar("Result")
 MEMORY_LIMIT = "2GB"
 _PER_FILE, _FULL, _DAY = 1_000_000, 10_000_000, 100_000
 _LOADED_AT = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
@@ -52,50 +56,43 @@ def generate(folder: Path, name: str, first: int, last: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     query = _EVENTS.replace("{first}", str(first)).replace("{last}", str(last))
     with duckdb.connect() as connection:
+        connection.execute("SET enable_progress_bar=false")
         options = "FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER E'\\x01', COMPRESSION gzip"
         connection.execute(f"COPY ({query}) TO '{folder / name}' ({options})")
 
 
-class _Peak(threading.Thread):
-    """The most resident memory that the process has while this runs, in MB."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.megabytes, self._stop_now = 0.0, threading.Event()
-
-    def run(self) -> None:
-        while not self._stop_now.wait(0.1):
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self.megabytes = max(self.megabytes, pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
-
-    def stop(self) -> float:
-        self._stop_now.set()
-        self.join()
-        return self.megabytes
+def _apart(work: Callable[..., Result], *arguments: object) -> Result:
+    """The result of a function in a fresh process, so that no part leaves memory or warmth to the next."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
-def _landing(folder: Path, database: Path, loaded_at: dt.datetime) -> tuple[float, int]:
-    """Seconds of an intake, and the lines that it took in."""
+def _landing(folder: Path, database: Path, loaded_at: dt.datetime) -> tuple[float, int, float]:
+    """Seconds of an intake, the lines that it took in, and the most memory that the process had, in MB."""
     config = SpaceConfig(name="bench", start_date=dt.date(2026, 1, 1), warehouse=WarehouseConfig(memory_limit=MEMORY_LIMIT))
     with open_duckdb(database, memory_limit=MEMORY_LIMIT) as warehouse:
         start = time.perf_counter()
         lines = take_in(warehouse, config, folder, loaded_at).lines
-        return time.perf_counter() - start, lines
+        seconds = time.perf_counter() - start
+    return seconds, lines, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def _bare(folder: Path, database: Path) -> None:
+def _bare(folder: Path, database: Path) -> float:
+    start = time.perf_counter()
     with duckdb.connect(str(database), config={"memory_limit": MEMORY_LIMIT}) as connection:
         connection.execute("SET preserve_insertion_order=false")
+        connection.execute("SET enable_progress_bar=false")
         source = f"read_json('{folder}/*.gz', format='newline_delimited', columns={_COLUMNS})"
         connection.execute(f"CREATE TABLE lines AS SELECT * FROM {source}")
         ranked = 'SELECT *, row_number() OVER (PARTITION BY "messageId" ORDER BY "receivedAt") AS place FROM lines'
         connection.execute(f"CREATE TABLE messages AS SELECT * EXCLUDE (place) FROM ({ranked}) WHERE place = 1")
+    return time.perf_counter() - start
 
 
 def _day_after(folder: Path, events: int, database: Path) -> float:
     """Seconds of taking in one day more, when so many events were taken in before."""
     generate(folder, "day.jsonl.gz", events, events + _DAY)
-    return _landing(folder, database, _LOADED_AT + dt.timedelta(days=1))[0]
+    return _apart(_landing, folder, database, _LOADED_AT + dt.timedelta(days=1))[0]
 
 
 def run(scale: float, folder: Path) -> list[Figure]:
@@ -105,16 +102,11 @@ def run(scale: float, folder: Path) -> list[Figure]:
     for first in range(0, events, per_file):
         generate(folder / "all", f"{first:09}.jsonl.gz", first, min(first + per_file, events))
     generate(folder / "tenth", "0.jsonl.gz", 0, events // 10)
-    clock, peak = Clock(), _Peak()
-    with clock.part("bare"):
-        _bare(folder / "all", folder / "bare.duckdb")
-    peak.start()
-    seconds, lines = _landing(folder / "all", folder / "all.duckdb", _LOADED_AT)
-    megabytes = peak.stop()
-    _landing(folder / "tenth", folder / "tenth.duckdb", _LOADED_AT)
+    bare = _apart(_bare, folder / "all", folder / "bare.duckdb")
+    seconds, lines, megabytes = _apart(_landing, folder / "all", folder / "all.duckdb", _LOADED_AT)
+    _apart(_landing, folder / "tenth", folder / "tenth.duckdb", _LOADED_AT)
     on_tenth = _day_after(folder / "tenth", events // 10, folder / "tenth.duckdb")
     on_all = _day_after(folder / "all", events, folder / "all.duckdb")
-    bare = clock.seconds["bare"]
     note = f"peak memory {megabytes:,.0f} MB under memory_limit {MEMORY_LIMIT}"
     return [
         Figure("bare read_json and row_number", bare, events),

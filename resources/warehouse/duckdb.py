@@ -121,13 +121,11 @@ class DuckDBWarehouse(Warehouse):
         yield from reader
 
     def _append(self, ref: TableRef, rows: pa.Table) -> None:
-        self._connection.register("cdp_incoming", rows)
+        # Not a registered view: a transaction keeps the rows of every view that was dropped in it until it ends.
         try:
-            self._connection.execute(f"INSERT INTO {self.name(ref)} BY NAME SELECT * FROM cdp_incoming")
+            self._connection.from_arrow(rows).insert_into(self.name(ref))
         except duckdb.Error as error:
             raise WarehouseError(_first_line(error)) from None
-        finally:
-            self._connection.unregister("cdp_incoming")
 
     def _catalogue(self, ref: TableRef) -> ibis.Schema | None:
         try:
