@@ -48,10 +48,9 @@ def rows(*messages: dict[str, Any], source: str | None = None) -> pa.Table:
     found = []
     for line, message in enumerate(messages, start=1):
         parsed = parse_line(json.dumps(message).encode())
-        assert isinstance(parsed, tuple)
-        assert isinstance(parsed[0], Message), parsed
+        assert isinstance(parsed, Message), parsed
         place = {"file_hash": "h", "file": "f.jsonl", "line": line, "source": message.get("source", source)}
-        found.append({**place, **parsed[0]._asdict()})
+        found.append({**place, **parsed._asdict()})
     return pa.Table.from_pylist(found, schema=MESSAGE_BATCH)
 
 
