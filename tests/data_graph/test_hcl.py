@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdp_assets.data_graph.hcl import parse_graph, print_graph
+from cdp_assets.data_graph.hcl import parse_graph
 from cdp_assets.data_graph.model import (
     ColumnJoin,
     DataGraph,
@@ -19,6 +19,7 @@ from cdp_assets.data_graph.model import (
     Relationship,
     TraitJoin,
 )
+from cdp_assets.data_graph.printing import print_graph
 from cdp_assets.space.space import Problem
 
 MINI = (Path(__file__).parents[1] / "fixtures/spaces/mini/data_graph.hcl").read_text()
