@@ -25,7 +25,7 @@ import ibis
 import ibis.expr.types as ir
 
 from cdp_assets.computed_traits.tables import performed_as_of
-from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, Node, TraitJoin
+from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, MissingNodeError, Node, TraitJoin
 from cdp_assets.raw_events.tables import any_suppressions
 from cdp_assets.space.models import (
     Audience,
@@ -209,9 +209,8 @@ def child_node(graph: DataGraph, parent: str | None, slug: str) -> Node:
     """The node of relationship ``slug`` below ``parent`` (None: the profile). Raises ConditionError."""
     try:
         return graph.child(parent, slug)
-    except KeyError:
-        below = f"below {parent}" if parent else "below the profile"
-        raise ConditionError(f"the data graph has no relationship {slug} {below}") from None
+    except MissingNodeError as error:
+        raise ConditionError(str(error)) from None
 
 
 class _Compiler:

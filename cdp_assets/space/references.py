@@ -70,9 +70,21 @@ def _audience_graph(document: Document, audience: Audience, graph: DataGraph | N
             )
         if graph is None or any(reference.path.startswith(f"{path}:") for path in missing):
             continue
-        if reference.path not in paths:
+        gone = _taken_away(graph, reference.path)
+        if gone is not None:
+            missing.append(reference.path)
+            yield Problem(document.file, line, f"{gone}: this audience fails at its next run", _ADAPT, "warning")
+        elif reference.path not in paths:
             missing.append(reference.path)
             yield Problem(document.file, line, *_missing_relationship(reference, graph))
+
+
+_ADAPT = "adapt it to the data graph, and take the confirmation out of space.yaml"
+
+
+def _taken_away(graph: DataGraph, path: str) -> str | None:
+    """Why consumers of a path cannot use it although that is known; else None."""
+    return next((gone.reason for gone in graph.missing if path == gone.path or path.startswith(f"{gone.path}:")), None)
 
 
 def _missing_relationship(reference: EntityReference, graph: DataGraph) -> tuple[str, str]:
@@ -187,7 +199,10 @@ def _paths(document: Document, activation: Activation, graph: DataGraph, audienc
         wanted.append((("personalization", "entities", index, "path"), item.path))
     for place, path in wanted:
         line = document.line(*place)
-        if path not in known:
+        gone = _taken_away(graph, path)
+        if gone is not None:
+            yield Problem(document.file, line, f"{gone}: this activation fails at its next run", _ADAPT, "warning")
+        elif path not in known:
             yield Problem(document.file, line, f"the data graph has no path '{path}'", did_you_mean(path, known))
         elif audience is not None:
             yield from _used(document, line, path, audience, triggers=place[0] == "trigger")
