@@ -31,7 +31,8 @@ class ConfirmedChange(Model):
         of_profile = self.change in PROFILE_CHANGES
         if of_profile != (self.entity is None and self.relationship is None) or (self.entity and self.relationship):
             raise ValueError("give exactly one of 'entity' and 'relationship', or neither with profile_folder and profile_type")
-        if (self.change == "removed") != (self.from_ is None and self.to is None):
+        given = [value is not None for value in (self.from_, self.to)]
+        if any(given) if self.change == "removed" else not all(given):
             raise ValueError("give 'from' and 'to' with every change but removed")
         if self.nodes and not (self.entity and self.change == "removed"):
             raise ValueError("'nodes' goes with a removed entity; remove it")

@@ -78,7 +78,7 @@ def consumers_by_entity(space: Space) -> dict[str, tuple[Consumer, ...]]:
 
 
 def users_of(space: Space, paths: Collection[str], tables: Collection[str] = ()) -> tuple[Consumer, ...]:
-    """Who uses one of the node paths or what is below it, or reads one of the tables, and who uses those in turn. Sorted."""
+    """Who uses one of the node paths or what is below it, or reads one of the tables, and who uses those in turn; the former first."""
     direct = [
         *(c for c, named in path_consumers(space).items() if any(_at_or_below(path, above) for path in named for above in paths)),
         *(c for c, read in table_consumers(space).items() if any(_reads(read, table) for table in tables)),
@@ -91,7 +91,7 @@ def users_of(space: Space, paths: Collection[str], tables: Collection[str] = ())
             if (kind, key) not in found:
                 found[kind, key] = Consumer(kind, key, f"{used.kind} {used.key}")
                 waiting.append(found[kind, key])
-    return tuple(sorted(found.values()))
+    return tuple(sorted(found.values(), key=lambda one: (bool(one.through), one.kind, one.key)))
 
 
 def _followers(space: Space, used: Consumer) -> Iterator[tuple[ConsumerKind, str]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hypothesis import strategies as st
+
 from cdp_assets.data_graph.hcl import parse_graph
-from cdp_assets.data_graph.model import DataGraph
+from cdp_assets.data_graph.model import ColumnJoin, DataGraph, Entity, ExternalIdJoin, JunctionJoin, Relationship, TraitJoin
 from cdp_assets.space.space import Problem
 
 MINI = (Path(__file__).parents[1] / "fixtures/spaces/mini/data_graph.hcl").read_text()
@@ -111,3 +113,49 @@ def chain(nodes: int) -> str:
     entity = 'entity "a" {\nname = "A"\ntable_ref = "d.s.a"\nprimary_key = "id"\n}'
     profile = 'profile {\nprofile_folder = "d.p"\ntype = "segment:materialized"\n'
     return f'data_graph {{\nversion = "v1.0.0"\n{entity}\n{profile}' + "\n".join(lines) + "\n}\n}\n"
+
+
+# -- any graph ---------------------------------------------------------------------------------------------------------
+
+slugs = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,8}", fullmatch=True)
+columns = st.from_regex(r"[A-Za-z_][A-Za-z0-9_$]{0,8}", fullmatch=True)
+texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(str.strip)
+odd_texts = texts | st.sampled_from(
+    ['"', "\\", "${a}", "%{ if", "$${", "a # b", "{", "}", "\n", "\r\nx", "\x00", "// x", "\u2028x"]
+).map(lambda text: text + "." if not text.strip() else text)
+tables = st.tuples(columns, columns, columns).map(".".join) | st.tuples(columns, columns).map(".".join)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> DataGraph:
+    names = draw(st.lists(slugs, min_size=1, max_size=4, unique=True))
+    entities = tuple(
+        Entity(slug, draw(odd_texts), draw(tables), draw(columns), draw(st.just("") | odd_texts), draw(st.booleans()))
+        for slug in names
+    )
+    unused = draw(st.lists(slugs, min_size=6, max_size=6, unique=True))
+
+    def joined(below_profile: bool) -> ExternalIdJoin | TraitJoin | ColumnJoin | JunctionJoin:
+        if below_profile:
+            return draw(st.builds(ExternalIdJoin, odd_texts, columns) | st.builds(TraitJoin, odd_texts, columns))
+        junction = st.builds(JunctionJoin, tables, columns, columns, columns, columns, columns)
+        return draw(st.builds(ColumnJoin, columns, columns) | junction)
+
+    def branches(depth: int) -> tuple[Relationship, ...]:
+        found = []
+        for _ in range(draw(st.integers(0, 2 if depth < 5 else 0))):
+            if unused:
+                found.append(
+                    Relationship(
+                        unused.pop(),
+                        draw(odd_texts),
+                        draw(st.sampled_from(names)),
+                        joined(depth == 0),
+                        branches(depth + 1),
+                        draw(st.just("") | odd_texts),
+                    )
+                )
+        return tuple(found)
+
+    kind = draw(st.sampled_from(["segment:materialized", "segment:unmaterialized", "segment:dbt"]))
+    return DataGraph("v1.0.0", draw(columns), kind, entities, branches(0))

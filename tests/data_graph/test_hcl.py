@@ -6,20 +6,13 @@ import dataclasses
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cdp_assets.data_graph.hcl import parse_graph
 from cdp_assets.data_graph.model import (
-    ColumnJoin,
     DataGraph,
-    Entity,
-    ExternalIdJoin,
-    JunctionJoin,
-    Relationship,
-    TraitJoin,
 )
 from cdp_assets.data_graph.printing import print_graph
-from tests.data_graph.graphs import CREDIT_CARD, SEED, V1, chain, errors, parsed
+from tests.data_graph.graphs import CREDIT_CARD, SEED, V1, chain, errors, graphs, parsed
 
 # -- both forms --------------------------------------------------------------------------------------------------------
 
@@ -185,50 +178,6 @@ def test_an_early_graph_prints_as_a_current_one() -> None:
     current, problems = parse_graph(text)
     assert problems == ()
     assert current == dataclasses.replace(graph, version="v1.0.0")
-
-
-slugs = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,8}", fullmatch=True)
-columns = st.from_regex(r"[A-Za-z_][A-Za-z0-9_$]{0,8}", fullmatch=True)
-texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(str.strip)
-odd_texts = texts | st.sampled_from(
-    ['"', "\\", "${a}", "%{ if", "$${", "a # b", "{", "}", "\n", "\r\nx", "\x00", "// x", "\u2028x"]
-).map(lambda text: text + "." if not text.strip() else text)
-tables = st.tuples(columns, columns, columns).map(".".join) | st.tuples(columns, columns).map(".".join)
-
-
-@st.composite
-def graphs(draw: st.DrawFn) -> DataGraph:
-    names = draw(st.lists(slugs, min_size=1, max_size=4, unique=True))
-    entities = tuple(
-        Entity(slug, draw(odd_texts), draw(tables), draw(columns), draw(st.just("") | odd_texts), draw(st.booleans()))
-        for slug in names
-    )
-    unused = draw(st.lists(slugs, min_size=6, max_size=6, unique=True))
-
-    def joined(below_profile: bool) -> ExternalIdJoin | TraitJoin | ColumnJoin | JunctionJoin:
-        if below_profile:
-            return draw(st.builds(ExternalIdJoin, odd_texts, columns) | st.builds(TraitJoin, odd_texts, columns))
-        junction = st.builds(JunctionJoin, tables, columns, columns, columns, columns, columns)
-        return draw(st.builds(ColumnJoin, columns, columns) | junction)
-
-    def branches(depth: int) -> tuple[Relationship, ...]:
-        found = []
-        for _ in range(draw(st.integers(0, 2 if depth < 5 else 0))):
-            if unused:
-                found.append(
-                    Relationship(
-                        unused.pop(),
-                        draw(odd_texts),
-                        draw(st.sampled_from(names)),
-                        joined(depth == 0),
-                        branches(depth + 1),
-                        draw(st.just("") | odd_texts),
-                    )
-                )
-        return tuple(found)
-
-    kind = draw(st.sampled_from(["segment:materialized", "segment:unmaterialized", "segment:dbt"]))
-    return DataGraph("v1.0.0", draw(columns), kind, entities, branches(0))
 
 
 @settings(max_examples=100, deadline=None)
