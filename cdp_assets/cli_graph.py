@@ -1,15 +1,18 @@
-"""``cdp validate``: is the space sound, and does it break what was built on an earlier one."""
+"""``cdp validate``: is the space sound, and does it break what was built on an earlier one. ``cdp graph show``: what it looks like."""
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cdp_assets.cli_support import CommandError, HomeOption, SpaceOption, err, out
+from cdp_assets.cli_support import AsOfOption, CommandError, HomeOption, JsonOption, SpaceOption, err, instant_of, out, print_rows
 from cdp_assets.data_graph.diff import compare
 from cdp_assets.data_graph.hcl import parse_graph
 from cdp_assets.data_graph.model import DataGraph
@@ -26,8 +29,11 @@ AgainstOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add this module's commands."""
     app.command()(validate)
+    graph_app = typer.Typer(help="The data graph.", no_args_is_help=True)
+    graph_app.command("show")(show)
+    app.add_typer(graph_app, name="graph")
 
 
 def validate(space: SpaceOption, home: HomeOption = None, against: AgainstOption = None) -> None:
@@ -43,7 +49,7 @@ def validate(space: SpaceOption, home: HomeOption = None, against: AgainstOption
         problems += _breaking(loaded, old)
     paths = Home.of(home)
     checked = "the files"
-    if loaded.config.warehouse.type != "duckdb" or paths.warehouse_file(loaded.name).exists() or loaded.config.warehouse.files:
+    if _has_warehouse(loaded, paths):
         with open_warehouse(loaded, paths, wait=60, on_wait=lambda text: err.print(text, style="yellow")) as warehouse:
             problems += check_graph(loaded.graph, warehouse)
             checked = "the files and the warehouse"
@@ -100,3 +106,49 @@ def _breaking(space: Space, old: DataGraph) -> list[Problem]:
     document, _ = read_yaml(text or "", "space.yaml")
     assert document is not None  # it loaded a moment ago
     return judge(breaking_changes(old, space), space.config.confirmed_breaking_changes, document)
+
+
+def show(
+    space: SpaceOption,
+    home: HomeOption = None,
+    as_of: AsOfOption = None,
+    file: Annotated[
+        Path | None, typer.Option("--svg", help="Where the picture goes; default: data_graph.svg in the home.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=0, max=100, help="First rows of each entity to show.")] = 0,
+    unmask: Annotated[bool, typer.Option(help="Show personal values in them.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw the data graph, with row counts, match rates of its joins, and who uses each node. Writes nothing to the warehouse."""
+    from cdp_assets.graph_report import graph_report
+    from resources.space import load
+    from resources.warehouse.open import open_warehouse
+
+    loaded, paths = load(space), Home.of(home)
+    instant = instant_of(as_of) or dt.datetime.now(dt.UTC)
+    if _has_warehouse(loaded, paths):
+        with open_warehouse(loaded, paths, wait=60, on_wait=lambda text: err.print(text, style="yellow")) as warehouse:
+            report = graph_report(loaded, warehouse, instant, rows=rows, show_personal=unmask)
+    else:
+        report = graph_report(loaded, None, instant)
+    target = file or paths.space(loaded.name) / "data_graph.svg"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(report.svg(), encoding="utf-8")
+    if as_json:
+        sys.stdout.write(json.dumps({**report.to_json(), "svg": str(target)}, default=str) + "\n")
+        return
+    out.print(report.to_text(), markup=False, highlight=False)
+    for slug, found in report.rows.items():
+        print_rows(f"first rows of {slug}", [dict(row) for row in found], as_json=False)
+    for problem in report.problems:
+        style = "yellow" if problem.level == "warning" else "red"
+        err.print(str(problem), style=style, markup=False, highlight=False)
+    if report.measured is None:
+        err.print("there is no warehouse yet: run the space to see numbers", style="yellow")
+    out.print(f"picture: {target}", highlight=False)
+
+
+def _has_warehouse(space: Space, paths: Home) -> bool:
+    """Whether there is one to ask; a DuckDB file that no run has made yet is not made for a look."""
+    config = space.config.warehouse
+    return config.type != "duckdb" or bool(config.files) or paths.warehouse_file(space.name).exists()
