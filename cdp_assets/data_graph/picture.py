@@ -14,7 +14,7 @@ from cdp_assets.data_graph.diff import join_text
 from cdp_assets.data_graph.measure import Measured
 from cdp_assets.data_graph.model import DataGraph, Entity, JunctionJoin, Node
 
-CARD_WIDTH, CARD_HEIGHT = 248, 112
+CARD_WIDTH, CARD_HEIGHT = 264, 112
 LANE = 290  # between two columns of cards; holds the lines and what is written on them
 GAP = 28  # between two cards of a column
 MARGIN, HEAD = 28, 76
@@ -29,7 +29,7 @@ _STYLE = (
     ".h{font-size:18px;font-weight:600}.u{fill:#3d4bb8;font-weight:600}.e{fill:#b3261e;font-weight:600}.w{fill:#fff}"
     ".card{fill:#fff;stroke:#cfd6e0}.bad{fill:#fff5f4;stroke:#b3261e}.profile{fill:#343f9e}"
     ".edge{fill:none;stroke:#8d99ab;stroke-width:1.5}.pill{fill:#eef0fb;stroke:#c3c9f0}"
-    ".bar{fill:#e4e8ee}.good{fill:#2f9e6e}.some{fill:#dc9a1c}.none{fill:#b3261e}"
+    ".bar{fill:#e4e8ee}.good{fill:#2f9e6e}.some{fill:#dc9a1c}.part{fill:#8a94dd}"
 )
 
 
@@ -188,7 +188,7 @@ def _card(box: Box, picture: Picture) -> Iterator[str]:
     if problem:
         yield _text(left, box.y + 82, "s e", problem, room)
     elif box.node and picture.consumers is not None:
-        yield _text(left, box.y + 82, "s u" if consumers else "q", _counted(consumers, room) or "not used", room)
+        yield _text(left, box.y + 82, "q u" if consumers else "q", _counted(consumers, room) or "not used", room)
         yield _text(left, box.y + 99, "q", _names(consumers, room), room)
     yield "</g>"
 
@@ -203,7 +203,7 @@ def _counted(consumers: Sequence[str], room: float) -> str:
     kinds = [name.split(" ", 1)[0] for name in consumers]
     counts = [(kind, kinds.count(kind)) for kind in _KINDS if kind in kinds]
     full = " · ".join(_plural(count, kind) for kind, count in counts)
-    if len(full) <= room / _SANS:
+    if len(full) <= room / _SMALL:
         return full
     others = sum(count for kind, count in counts if kind in ("model", "trait"))
     named = [(kind, count) for kind, count in counts if kind not in ("model", "trait")]
@@ -253,7 +253,7 @@ def _edge(box: Box, above: Box, picture: Picture) -> Iterator[str]:
         yield _text(left + 8, box.middle - 43.5, "m", words, room)
     counts = picture.measured.joins.get(node.path) if picture.measured else None
     if counts is not None:
-        yield from _rate(left, box.middle + 15, counts.rows_matched, counts.rows, "rows", room)
+        yield from _rate(left, box.middle + 15, counts.rows_matched, counts.rows, "rows", room, judged=True)
         above_rows = "profiles" if node.parent is None else "parents"
         yield from _rate(left, box.middle + 31, counts.parents_matched, counts.parents, above_rows, room)
         yield _text(left, box.middle + 48, "q", f"{_plural(counts.pairs, 'pair')} joined", room)
@@ -271,17 +271,22 @@ def _route(x1: float, y1: float, trunk: float, x2: float, y2: float) -> str:
     )
 
 
-def _rate(x: float, y: float, part: int, whole: int, words: str, room: float) -> Iterator[str]:
-    """A bar and ``84 % of 1,200 rows match``. Of nothing there is no share."""
+def _rate(x: float, y: float, part: int, whole: int, words: str, room: float, *, judged: bool = False) -> Iterator[str]:
+    """A bar and ``84 % of 1,200 rows match``. Of nothing there is no share.
+
+    ``judged``: rows that lead to nobody are a finding, coloured as good or bad; that not everybody has rows is none.
+    """
     if not whole:
         yield _text(x, y, "q", f"no {words} to match", room)
         return
     share = part / whole
-    level = "good" if share >= 0.9 else "some" if part else "none"
+    level = "part" if not judged else "good" if share >= 0.9 else "some"
     yield f'<rect class="bar" x="{x:g}" y="{y - 7:g}" width="44" height="6" rx="3"/>'
     if part:
         yield f'<rect class="{level}" x="{x:g}" y="{y - 7:g}" width="{max(3.0, 44 * share):.1f}" height="6" rx="3"/>'
-    yield _text(x + 51, y, "q" if part else "q e", f"{share_text(part, whole)} of {whole:,} {words} match", room - 51)
+    yield _text(
+        x + 51, y, "q e" if judged and not part else "q", f"{share_text(part, whole)} of {whole:,} {words} match", room - 51
+    )
 
 
 def share_text(part: int, whole: int) -> str:
