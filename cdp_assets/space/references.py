@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from cdp_assets.data_graph.model import MAX_DEPTH, DataGraph
+from cdp_assets.data_graph.model import MAX_DEPTH, DataGraph, ExternalIdJoin
 from cdp_assets.space.conditions import EntityReference, audience_references, entity_references
 from cdp_assets.space.documents import Document, Place
 from cdp_assets.space.located import did_you_mean
@@ -37,6 +37,8 @@ def check_references(
         problems += _audience_graph(document, audience, graph)
         problems += _audience_audiences(document, key, audience, keys["audiences"])
     problems += _cycles(documents, audiences)
+    if graph is not None and config.profiles == "built":
+        problems += _identifier_types(graph, config)
     for key, model in models.items():
         problems += _model(documents["models", key], model, (*keys["traits"], *keys["audiences"]))
     for key, activation in activations.items():
@@ -146,6 +148,24 @@ def _model(document: Document, model: SqlModel, known: Sequence[str]) -> Iterato
         if other not in known:
             line = document.line("depends_on", index)
             yield Problem(document.file, line, f"there is no trait or audience '{other}'", did_you_mean(other, known))
+
+
+# -- the data graph ------------------------------------------------------------------------------------------------------
+
+
+def _identifier_types(graph: DataGraph, config: SpaceConfig) -> Iterator[Problem]:
+    """A misspelt type joins nobody, and nothing else would say so. Messages may bring any type, so it is no error."""
+    settings = config.identity
+    known = {"user_id", "email", *settings.device_types, *settings.custom, *(rule.type for rule in settings.identifiers)}
+    for node in graph.nodes():
+        if isinstance(node.join, ExternalIdJoin) and node.join.type not in known:
+            yield Problem(
+                "data_graph.hcl",
+                node.relationship.line,
+                f"relationship '{node.relationship.slug}' joins by identifier type '{node.join.type}', which identity settings do not name",
+                did_you_mean(node.join.type, known, "name it in identity.identifiers or identity.custom in space.yaml"),
+                "warning",
+            )
 
 
 # -- activations -----------------------------------------------------------------------------------------------------------

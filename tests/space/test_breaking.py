@@ -219,6 +219,16 @@ def test_without_a_repository_there_is_nothing_to_compare_with(folder: Path, mon
         graph_at(folder, "HEAD")
 
 
+@pytest.mark.parametrize(("kind", "warned"), [("emial", True), ("email", False), ("ios.idfa", False), ("owl_card", True)])
+def test_an_identifier_type_that_nobody_names_is_a_warning_at_its_relationship(folder: Path, kind: str, warned: bool) -> None:
+    edit(folder, 'type     = "email"', f'type     = "{kind}"')
+    found = [problem for problem in load_space(folder).warnings if "identifier type" in problem.message]
+    assert [(problem.file, problem.line, problem.level) for problem in found] == [("data_graph.hcl", 26, "warning")] * warned
+    edit(folder, "identity:", "identity:\n  custom: {owl_card: cardNumber}", "space.yaml")
+    if kind == "owl_card":
+        assert load_space(folder).warnings == ()
+
+
 def test_spaces_without_confirmations_have_nothing_missing() -> None:
     space = load_space(MINI)
     assert space.graph == dataclasses.replace(space.graph, missing=())
