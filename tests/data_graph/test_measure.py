@@ -139,7 +139,7 @@ EXAMPLE: dict[str, list[tuple[Any, ...]]] = {
     "offers": [(1, "gold")],
 }
 WHO = {
-    "email": [("P", "p@x"), ("Q", "p@x")],
+    "email": [("P", "p@x"), ("Q", "p@x"), ("P", "q@x")],
     "user_id": [("R", "7")],
     "plan": [("S", "basic"), ("S", "gold")],
     "merge": ("Q", "P"),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cdp_assets.activation_payloads.audience_rows import condition_nodes
+from cdp_assets.activation_payloads.rules import PayloadError
 from cdp_assets.cli_graph import graph_at
 from cdp_assets.cli_support import CommandError
 from cdp_assets.data_graph.model import MissingNodeError
@@ -182,6 +184,15 @@ def test_a_confirmed_removal_takes_the_node_and_what_is_below_away() -> None:
     assert space.graph.has("accounts")
     assert not space.graph.has("accounts:nothing")
     assert {(p.file, p.level) for p in space.warnings} >= {("audiences/overdue.yaml", "warning")}
+
+
+def test_an_activation_fails_that_personalises_from_what_is_gone(folder: Path) -> None:
+    edit(folder, '"accounts:cards", columns: [OVERDUE]', '"home-shop", columns: [CODE]', "activations/overdue_crm.yaml")
+    before = load_space(folder)
+    assert set(condition_nodes(before, before.activations["overdue_crm"])) == {"accounts", "accounts:cards"}
+    space = load_space(folder, judged=[ConfirmedChange(entity="gone", change="removed", nodes=("home-shop",))])
+    with pytest.raises(PayloadError, match="entity gone is missing"):
+        condition_nodes(space, space.activations["overdue_crm"])
 
 
 # -- git ---------------------------------------------------------------------------------------------------------------
