@@ -115,7 +115,7 @@ def show(
     file: Annotated[
         Path | None, typer.Option("--svg", help="Where the picture goes; default: data_graph.svg in the home.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=0, max=100, help="First rows of each entity to show.")] = 0,
+    rows: Annotated[int, typer.Option(min=0, max=100, help="First rows of each entity to show.")] = 3,
     unmask: Annotated[bool, typer.Option(help="Show personal values in them.")] = False,
     as_json: JsonOption = False,
 ) -> None:
