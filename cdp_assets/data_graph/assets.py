@@ -26,6 +26,7 @@ from cdp_assets.dagster_support import (
 from cdp_assets.data_graph.diff import join_text
 from cdp_assets.data_graph.picture import share_text
 from cdp_assets.data_graph.report import GraphReport
+from cdp_assets.space.consumers import consumers_by_entity, consumers_by_node
 from cdp_assets.space.revisions import graph_revision
 from cdp_assets.space.space import Problem, Space
 from resources.instance import pool_of
@@ -55,7 +56,7 @@ def build_data_graph(space: Space, report: Report) -> dg.AssetsDefinition:
             *(table_key(space.name, ref) for ref in sorted(tables)),
             *profile_deps(space.name, space.graph, "user_identifiers"),
         ],
-        description="The data graph: its picture, rows and match rates, and who uses which node.",
+        description=_description(space),
         group_name=WAREHOUSE_GROUP,
         owners=[space.config.owner],
         code_version=graph_revision(space),
@@ -83,6 +84,17 @@ def build_data_graph(space: Space, report: Report) -> dg.AssetsDefinition:
     return _assets
 
 
+def _description(space: Space) -> str:
+    """What a definition can say without the warehouse. The UI shows a picture at once only here; metadata opens it in a dialog."""
+    drawn = GraphReport(space, consumers_by_node(space), consumers_by_entity(space))
+    return f"Profile, entities, and who uses which node; the newest scan's metadata has the numbers.\n\n{_image(drawn)}"
+
+
+def _image(report: GraphReport) -> str:
+    encoded = base64.b64encode(report.svg().encode()).decode()
+    return f"![data graph](data:image/svg+xml;base64,{encoded})"
+
+
 def scan_is_due(instance: dg.DagsterInstance, space: Space, instant: dt.datetime) -> bool:
     """Whether the newest scan is of another graph, or a day older than ``instant``, or there is none."""
     event = instance.get_latest_materialization_event(key_of(space))
@@ -97,8 +109,7 @@ def scan_is_due(instance: dg.DagsterInstance, space: Space, instant: dt.datetime
 
 def shown(report: GraphReport) -> dict[str, Any]:
     """The report as metadata: picture, a line for each node, masked first rows."""
-    encoded = base64.b64encode(report.svg().encode()).decode()
-    metadata: dict[str, Any] = {"picture": dg.MetadataValue.md(f"![data graph](data:image/svg+xml;base64,{encoded})")}
+    metadata: dict[str, Any] = {"picture": dg.MetadataValue.md(_image(report))}
     nodes = _nodes(report)
     if nodes:
         metadata["nodes"] = dg.MetadataValue.md(markdown_table(nodes))

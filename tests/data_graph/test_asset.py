@@ -118,4 +118,5 @@ def test_the_asset_stands_beside_the_tables_and_nothing_waits_for_it(scan: Scan)
     assert node.group_name == WAREHOUSE_GROUP
     assert node.child_keys == set()
     assert {key.path[-1] for key in node.parent_keys} == {"accounts", "cards", "shops", "user_identifiers"}
+    assert "![data graph](data:image/svg+xml;base64," in str(node.description)
     assert node.pools == {"mini_duckdb"}
