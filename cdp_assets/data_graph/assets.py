@@ -91,7 +91,7 @@ def _description(space: Space) -> str:
 
 
 def _image(report: GraphReport) -> str:
-    encoded = base64.b64encode(report.svg().encode()).decode()
+    encoded = base64.b64encode(report.svg(fluid=True).encode()).decode()
     return f"![data graph](data:image/svg+xml;base64,{encoded})"
 
 

@@ -118,12 +118,16 @@ def lay_out(graph: DataGraph) -> Layout:
     return Layout(profile, boxes, alone_boxes, right + MARGIN, bottom + 18)
 
 
-def draw(graph: DataGraph, picture: Picture) -> str:
-    """The picture as a self-contained SVG document, with a white ground, without scripts and links."""
+def draw(graph: DataGraph, picture: Picture, *, fluid: bool = False) -> str:
+    """The picture as a self-contained SVG document, with a light ground, without scripts and links.
+
+    ``fluid``: as wide as the page that shows it; else of a fixed size in px, at which its text reads well.
+    """
     layout = lay_out(graph)
     width, height = f"{layout.width:g}", f"{layout.height:g}"
+    size = "" if fluid else f' width="{width}" height="{height}"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg"{size} viewBox="0 0 {width} {height}" role="img">',
         f"<title>{_safe(picture.title)}</title><style>{_STYLE}</style>",
         f'<rect width="{width}" height="{height}" fill="#f7f8fa"/>',
         _text(MARGIN, 36, "h", picture.title, layout.width - 2 * MARGIN),

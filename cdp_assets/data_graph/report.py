@@ -26,8 +26,8 @@ class GraphReport:
     rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
-    def svg(self) -> str:
-        """The picture."""
+    def svg(self, *, fluid: bool = False) -> str:
+        """The picture; ``fluid``: as wide as the page that shows it."""
         as_of = f"as of {self.as_of.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC" if self.as_of else "without the warehouse"
         broken: dict[str, str] = {}
         for entity in self.space.graph.entities:
@@ -41,7 +41,7 @@ class GraphReport:
             problems=broken,
             note=as_of,
         )
-        return draw(self.space.graph, picture)
+        return draw(self.space.graph, picture, fluid=fluid)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the picture, as plain values."""

@@ -41,6 +41,8 @@ def test_any_graph_is_drawn_without_overlaps_inside_of_its_frame(graph: DataGrap
     assert first == draw(graph, Picture("a <title> & more", {}, counts))
     root = ElementTree.fromstring(first)
     assert root.tag == f"{SVG}svg"
+    fluid = ElementTree.fromstring(draw(graph, Picture("a"), fluid=True))
+    assert (root.get("width"), fluid.get("width"), fluid.get("viewBox")) == (f"{layout.width:g}", None, root.get("viewBox"))
     assert not {element.tag for element in root.iter()} & {f"{SVG}script", f"{SVG}image", f"{SVG}a"}
 
 
