@@ -30,8 +30,10 @@ from cdp_assets.dagster_support import (  # noqa: E402
     table_key,
     window_as_of,
 )
+from cdp_assets.data_graph.assets import build_data_graph  # noqa: E402
 from cdp_assets.data_graph.model import Entity  # noqa: E402
 from cdp_assets.destination_syncs import assets as syncs  # noqa: E402
+from cdp_assets.graph_report import graph_report  # noqa: E402
 from cdp_assets.linked_audiences import assets as audiences  # noqa: E402
 from cdp_assets.linked_audiences import checks as audience_checks  # noqa: E402
 from cdp_assets.linked_audiences.build import AudienceResult  # noqa: E402
@@ -60,6 +62,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
     home_paths = Home.of(home)
     steps: list[dg.AssetsDefinition | dg.AssetSpec] = [
         *company_tables(space),
+        build_data_graph(space, lambda loaded, warehouse, as_of, rows: graph_report(loaded, warehouse, as_of, rows=rows)),
         build_raw_events(space.config),
         *people(space),
         *build_traits_and_audiences(space),

@@ -15,7 +15,8 @@ from cdp_assets.linked_audiences.build import AudienceResult, build_audiences
 from cdp_assets.linked_audiences.describe import condition_tree
 from cdp_assets.linked_audiences.tables import AUDIENCE_MEMBERS, SCHEMA
 from cdp_assets.space.builds import record_revision
-from cdp_assets.space.models import Audience, AudienceCondition, EntityCondition, TraitCondition
+from cdp_assets.space.conditions import entity_paths
+from cdp_assets.space.models import Audience, AudienceCondition, TraitCondition
 from cdp_assets.space.revisions import audience_revision, audience_slice
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window
@@ -29,22 +30,10 @@ def key_of(space: Space, audience: str) -> dg.AssetKey:
 
 
 def entity_tables(space: Space, audience: Audience) -> set[TableRef]:
-    """Company tables on the audience's own paths, junctions included."""
-    found: set[TableRef] = set()
-
-    def walk(conditions: Sequence[object], parent: str | None) -> None:
-        for condition in conditions:
-            if isinstance(condition, EntityCondition):
-                node = space.graph.child(parent, condition.relationship)
-                found.add(TableRef.parse(node.entity.table_ref))
-                if isinstance(node.join, JunctionJoin):
-                    found.add(TableRef.parse(node.join.table_ref))
-                if condition.nested:
-                    walk(condition.nested.conditions, node.path)
-
-    for group in audience.groups:
-        walk(group.conditions, None)
-    return found
+    """Company tables on the audience's own paths, junctions included; of paths that the graph still has."""
+    nodes = [space.graph.node(path) for path in entity_paths(audience) if space.graph.has(path)]
+    junctions = [node.join for node in nodes if isinstance(node.join, JunctionJoin)]
+    return {TableRef.parse(table) for table in (*(n.entity.table_ref for n in nodes), *(j.table_ref for j in junctions))}
 
 
 def _dependencies(space: Space, audience: Audience) -> Iterator[dg.AssetKey]:

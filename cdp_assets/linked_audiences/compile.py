@@ -25,7 +25,8 @@ import ibis
 import ibis.expr.types as ir
 
 from cdp_assets.computed_traits.tables import performed_as_of
-from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, Node, TraitJoin
+from cdp_assets.data_graph.keys import comparable, key_text
+from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, MissingNodeError, Node, TraitJoin
 from cdp_assets.raw_events.tables import any_suppressions
 from cdp_assets.space.models import (
     Audience,
@@ -40,7 +41,7 @@ from cdp_assets.space.models import (
     Trait,
     TraitCondition,
 )
-from cdp_assets.space.operators import ConditionError, compare, event_filters, family, joined_by, negates, positive
+from cdp_assets.space.operators import ConditionError, compare, event_filters, joined_by, negates, positive
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import identifiers_as_of, profiles_as_of, suppressed_as_of, traits_as_of
 from resources.warehouse import TableRef, Warehouse, timestamp_literal
@@ -209,9 +210,8 @@ def child_node(graph: DataGraph, parent: str | None, slug: str) -> Node:
     """The node of relationship ``slug`` below ``parent`` (None: the profile). Raises ConditionError."""
     try:
         return graph.child(parent, slug)
-    except KeyError:
-        below = f"below {parent}" if parent else "below the profile"
-        raise ConditionError(f"the data graph has no relationship {slug} {below}") from None
+    except MissingNodeError as error:
+        raise ConditionError(str(error)) from None
 
 
 class _Compiler:
@@ -281,7 +281,7 @@ class _Compiler:
         """Whether rows of a parent entity have so many children that pass."""
         node = child_node(self.graph, parent.path, condition.relationship)
         children = self._of_parents(node, condition)
-        value, key = _comparable(self._parent_value(rows, parent, node), children["cdp_key"])
+        value, key = comparable(self._parent_value(rows, parent, node), children["cdp_key"])
         keyed = children.select(cdp_key=key, cdp_id=_column(children, node.entity.primary_key, node))
         return _quantified(value, keyed, condition, negated=condition.without_entity is not None)
 
@@ -297,7 +297,7 @@ class _Compiler:
             return rows.mutate(cdp_key=_column(rows, join.right, node))
         junction = self.warehouse.table(TableRef.parse(join.table_ref))
         left, right = (_column(junction, name, node) for name in (join.junction_left, join.junction_right))
-        value, key = _comparable(right, _column(rows, join.child_column, node))
+        value, key = comparable(right, _column(rows, join.child_column, node))
         links = junction.select(cdp_key=left, cdp_link=value)
         return links.join(rows, links["cdp_link"] == key).drop("cdp_link")
 
@@ -405,7 +405,7 @@ class _Compiler:
                 kept = rows.filter(self._nested(rows, node, nested))
             child = child_node(self.graph, node.path, nested.relationship)
             children = self._of_parents(child, nested)
-            value, key = _comparable(self._parent_value(kept, node, child), children["cdp_key"])
+            value, key = comparable(self._parent_value(kept, node, child), children["cdp_key"])
             kept_identity = key_text(_column(kept, node.entity.primary_key, node))
             parents = kept.select("cdp_profile", cdp_value=value, cdp_parent=kept_identity)
             joined = parents.join(children, parents["cdp_value"] == key).drop("cdp_value", "cdp_key")
@@ -461,18 +461,3 @@ def _column(table: ir.Table, name: str, node: Node) -> ir.Value:
     if name.lower() not in table.columns:
         raise ConditionError(f"entity {node.entity.slug} ({node.path}): no column {name}")
     return table[name.lower()]
-
-
-def _comparable(left: ir.Value, right: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Both sides of a join in one type: as they are when both are numbers, texts, …, else as texts."""
-    return (left, right) if family(left) == family(right) else (key_text(left), key_text(right))
-
-
-def key_text(column: ir.Value) -> ir.StringValue:
-    """A key as text: whole numbers in digits, texts as they are, others as the engine writes them."""
-    dtype = column.type()
-    if dtype.is_string():
-        return column
-    if dtype.is_integer() or (dtype.is_decimal() and not dtype.scale):
-        column = column.cast("int64")
-    return column.cast("string")

@@ -7,13 +7,15 @@ A file's own rules are in :mod:`.models`, references between files in :mod:`.ref
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cdp_assets.data_graph.hcl import parse_graph
 from cdp_assets.data_graph.model import DataGraph, ExternalProfiles
+from cdp_assets.space.breaking import check_confirmed
+from cdp_assets.space.confirmed import ConfirmedChange, missing_nodes
 from cdp_assets.space.documents import Document, Place, read_text, read_yaml
 from cdp_assets.space.located import did_you_mean, validate
 from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
@@ -37,13 +39,19 @@ _FRONT_MATTER = re.compile(r"\A(\s*/\*---[ \t]*\n)(.*?)^---\*/[ \t]*(?:\n|\Z)(.*
 K = TypeVar("K", bound=Model)
 
 
-def load_space(directory: Path | str, mapping_validator: MappingValidator | None = None) -> Space:
+def load_space(
+    directory: Path | str,
+    mapping_validator: MappingValidator | None = None,
+    *,
+    judged: Sequence[ConfirmedChange] = (),
+) -> Space:
     """The space in ``directory``; its warnings are on it. Raises :class:`SpaceError` with every error of every file.
 
     ``mapping_validator`` returns what is wrong with an activation's mapping, one message each, starting with the JSON
-    pointer of the place (``/Email/@if …``). Without it mappings are not looked into.
+    pointer of the place (``/Email/@if …``). Without it mappings are not looked into. ``judged``: removals from the data graph that
+    the caller reports; what refers to them still loads, with a warning, as it does for those that space.yaml confirms.
     """
-    return _Loader(Path(directory), mapping_validator).space()
+    return _Loader(Path(directory), mapping_validator, judged).space()
 
 
 class Sources:
@@ -55,8 +63,9 @@ class Sources:
 
 
 class _Loader:
-    def __init__(self, directory: Path, mapping_validator: MappingValidator | None) -> None:
+    def __init__(self, directory: Path, mapping_validator: MappingValidator | None, judged: Sequence[ConfirmedChange]) -> None:
         self.directory = directory
+        self.judged = judged
         self.mapping_validator = mapping_validator
         self.problems: list[Problem] = []
         self.sources = Sources()
@@ -67,6 +76,8 @@ class _Loader:
             raise SpaceError((Problem(str(self.directory), 1, "there is no such folder", "name a folder that holds space.yaml"),))
         config = self._config()
         graph = self._graph()
+        if config is not None and graph is not None:
+            graph = self._without_missing(config, graph)
         plan = self._tracking_plan()
         self._strangers()
         traits = self._folder("traits", Trait)
@@ -131,6 +142,11 @@ class _Loader:
         graph, problems = parse_graph(text, GRAPH_FILE)
         self.problems += problems
         return graph
+
+    def _without_missing(self, config: SpaceConfig, graph: DataGraph) -> DataGraph:
+        confirmed = config.confirmed_breaking_changes
+        self.problems += check_confirmed(self.sources.documents["", "space"], confirmed, graph)
+        return replace(graph, missing=missing_nodes((*confirmed, *self.judged), graph))
 
     def _tracking_plan(self) -> TrackingPlan | None:
         if not (self.directory / TRACKING_PLAN_FILE).exists():

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from cdp_assets.space import fql
 from cdp_assets.space.base import Model
+from cdp_assets.space.confirmed import ConfirmedChange
 from cdp_assets.space.enforcement import Enforcement, ProtocolsConfig
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
@@ -223,6 +224,9 @@ class SpaceConfig(Model):
     destinations: dict[Slug, DestinationConfig] = Field(default_factory=dict)
     schedule: Schedule = Field(Schedule(every="1h"), description="Default schedule of audiences.")
     automation: Literal["on", "off"] = Field("on", description="Whether the space's sensors and schedules start switched on.")
+    confirmed_breaking_changes: tuple[ConfirmedChange, ...] = Field(
+        (), description="Breaking changes of the data graph that may go in; cdp validate --against says how to name each."
+    )
     retention_days: int | None = Field(None, ge=1, description="Days that closed partitions keep members and context.")
 
     def source_of(self, file: str) -> str | None:
@@ -717,6 +721,12 @@ class Activation(Model):
     retry_for_days: int = Field(14, ge=1)
     guardrails: Guardrails = Guardrails()
     enabled: bool = True
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Node paths that it names itself, without repetition: its trigger's, and those that it personalises from."""
+        trigger = (self.trigger.path,) if self.trigger.path else ()
+        return tuple(dict.fromkeys((*trigger, *(item.path for item in self.personalization.entities))))
 
     @model_validator(mode="after")
     def _shape(self) -> Activation:

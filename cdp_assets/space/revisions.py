@@ -17,7 +17,9 @@ import sqlglot
 from sqlglot.errors import SqlglotError
 
 from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, Join, JunctionJoin, Node, TraitJoin
+from cdp_assets.data_graph.printing import print_graph
 from cdp_assets.space.conditions import audience_references, entity_paths, trait_references
+from cdp_assets.space.consumers import consumers_by_node
 from cdp_assets.space.models import (
     AudienceCondition,
     EntityCondition,
@@ -56,6 +58,12 @@ def model_revision(space: Space, key: str) -> str:
 def definition_revision(space: Space, activation_key: str) -> str:
     """Revision of what an activation sends and to what, consent aside. Raises KeyError for an unknown key."""
     return revision_of(definition_slice(space, activation_key))
+
+
+def graph_revision(space: Space) -> str:
+    """Revision of the data graph's picture: all that its text says, labels included, and who uses which node."""
+    consumers = {path: [str(one) for one in found] for path, found in consumers_by_node(space).items()}
+    return revision_of({"graph": print_graph(space.graph), "consumers": consumers})
 
 
 # -- slices --------------------------------------------------------------------------------------------------------------
