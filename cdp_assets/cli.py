@@ -86,6 +86,7 @@ def _bar(title: str):
 def validate(space: SpaceOption, home: HomeOption = None) -> None:
     """Check every file of a space, every reference, and the data graph against the warehouse."""
     from cdp_assets.data_graph.warehouse_check import check_graph
+    from cdp_assets.linked_audiences.warehouse_check import check_audiences
     from resources.space import load
 
     loaded = load(space)
@@ -95,6 +96,7 @@ def validate(space: SpaceOption, home: HomeOption = None) -> None:
     if loaded.config.warehouse.type != "duckdb" or paths.warehouse_file(loaded.name).exists() or loaded.config.warehouse.files:
         with open_space(space, home)[2] as warehouse:
             problems += check_graph(loaded.graph, warehouse)
+            problems += check_audiences(loaded, warehouse)
             checked = "the files and the warehouse"
     for problem in sorted(problems):
         style = "yellow" if problem.level == "warning" else "red"

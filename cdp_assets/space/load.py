@@ -84,6 +84,7 @@ class _Loader:
                 self.sources.keys,
                 config=config,
                 graph=graph,
+                traits=traits,
                 audiences=audiences,
                 activations=activations,
                 models=models,
