@@ -220,6 +220,21 @@ def sql(
         sys.stdout.write(audience_sql(loaded, audience, dialect, warehouse) + "\n")
 
 
+@app.command()
+def query(audience: str, space: SpaceOption) -> None:
+    """Print an audience's conditions in Segment's query language."""
+    from cdp_assets.space.query import QueryError
+    from cdp_assets.space.query.printer import print_query
+    from resources.space import load
+
+    loaded = load(space)
+    require_known(loaded.audiences, audience, "audience")
+    try:
+        sys.stdout.write(print_query(loaded.audiences[audience]) + "\n")
+    except QueryError as error:
+        raise CommandError(f"audience {audience} has no query text: {error}") from None
+
+
 @app.command("map")
 def map_lines() -> None:
     """JSON lines {"mapping", "payload"} in, {"output"} or {"error"} out, in order."""

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from cdp_assets.space import fql
 from cdp_assets.space.base import Model
 from cdp_assets.space.enforcement import Enforcement, ProtocolsConfig
+from cdp_assets.space.query import compile_query
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
 CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z_][^\s]*$", max_length=34)]
@@ -614,12 +615,33 @@ class Audience(Model):
     owner: str | None = None
     schedule: Schedule | None = Field(None, description="Default: the space's.")
     match: Literal["all", "any"] = Field("all", description="How groups are joined.")
-    groups: tuple[ConditionGroup, ...] = Field(min_length=1)
+    groups: tuple[ConditionGroup, ...] = Field((), min_length=1, description="The conditions. Needed, unless 'query' says them.")
+    query: str | None = Field(
+        None,
+        description="The conditions in Segment's query language, instead of 'match' and 'groups': "
+        "entity('accounts').where(property('kind') = 'checking').count() >= 1 AND trait('vip') = true",
+    )
     target_entity: str | None = Field(
         None,
         description="Relationship path of a with_entity condition, e.g. accounts:cards: an audience of these entities, whose "
         "members are the profiles that they belong to. Default: an audience of profiles.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compiled(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("query"), str):
+            return data
+        if "groups" in data or "match" in data:
+            raise ValueError("give the conditions as 'match' and 'groups' or as 'query', not both")
+        compiled = compile_query(data["query"])
+        return {**data, "match": compiled.match, "groups": compiled.groups}
+
+    @model_validator(mode="after")
+    def _conditions(self) -> Audience:
+        if not self.groups:
+            raise ValueError("give the conditions, as 'groups' or as 'query'")
+        return self
 
 
 # -- traits ----------------------------------------------------------------------------------------------------------
