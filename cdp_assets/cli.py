@@ -34,6 +34,7 @@ from cdp_assets.cli_support import (
     require_known,
 )
 from cdp_assets.space.home import Home
+from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.space import SpaceError
 from resources.warehouse import WarehouseError
 
@@ -57,6 +58,9 @@ def main() -> None:
     except SpaceError as error:
         for problem in error.problems:
             err.print(str(problem), style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except ConditionError as error:
+        err.print(f"{error} ({error.remedy})" if error.remedy else str(error), style="red", markup=False, highlight=False)
         sys.exit(1)
     except (WarehouseError, CommandError) as error:
         err.print(str(error), style="red", markup=False, highlight=False)
