@@ -69,7 +69,7 @@ def town(random: Random, households: int, audiences: int) -> Town:
     for table in TABLES:
         whole.table(table, COLUMNS, [])
     whole.table("pairs", JUNCTION, [])
-    empty = random.choice([None, None, *TABLES, "pairs"])
+    empty = random.choice([None] * 12 + [*TABLES, "pairs"])
     return Town(made, whole, [_household(random, whole, number, empty) for number in range(households)])
 
 
@@ -107,7 +107,7 @@ def _relationship(random: Random, names: Iterator[str], depth: int) -> Relations
 def _household(random: Random, whole: World, number: int, empty: str | None) -> World:
     mine = World()
     starts = {name: len(getattr(whole, name)) for name in ("profiles", "identifiers", "traits", "events")}
-    keys = [number * 4 + one for one in range(4)]
+    keys = [number * 4 + one for one in range(3)]
     people = [f"{letter}{number:03}" for letter in "pqrs"]
 
     def known() -> dt.datetime | None:
@@ -119,8 +119,10 @@ def _household(random: Random, whole: World, number: int, empty: str | None) -> 
     for person in people:
         whole.profile(person)
         for kind in ("email", "user_id"):
-            if random.random() < 0.7:
+            for _ in range(random.choice([0, 1, 2])):
                 whole.identify(person, kind, str(random.choice(keys)), known())
+        if random.random() < 0.6:
+            whole.trait(person, "plan", str(random.choice(keys)))
     for _ in range(random.randint(0, 8)):
         name, values = random.choice([("plan", [*map(str, keys), "zz", None]), ("age", [*TEXTS, *ISO, None]), ("word", TEXTS)])
         whole.trait(random.choice(people), name, random.choice(values), known())
@@ -135,7 +137,7 @@ def _household(random: Random, whole: World, number: int, empty: str | None) -> 
     for name, start in starts.items():
         setattr(mine, name, getattr(whole, name)[start:])
     for table, columns in [*((table, COLUMNS) for table in TABLES), ("pairs", JUNCTION)]:
-        count = 0 if table == empty else random.choice([0, 2, 3, 4])
+        count = 0 if table == empty else random.choice([2, 6, 8, 10])
         rows = [_row(random, columns, keys) for _ in range(count)]
         mine.table(table, columns, rows)
         whole.tables[table][1].extend(rows)
@@ -146,7 +148,7 @@ def _row(random: Random, columns: dict[str, str], keys: list[int]) -> dict[str, 
     values = {"n": NUMBERS, "t": [*TEXTS, None], "b": [True, False, None], "d": DATES, "at": INSTANTS, "w": TIMES}
     row: dict[str, Any] = {}
     for name, kind in columns.items():
-        key = random.choice([*keys, *keys, None])
+        key = random.choice([*keys, *keys, *keys, None])
         row[name] = random.choice(values[name]) if name in values else key if kind == "int64" or key is None else str(key)
     return row
 
@@ -159,7 +161,7 @@ SPANS = ("within_last", "within_next", "before_last", "after_next")
 
 def _audience(random: Random, relationships: tuple[Relationship, ...]) -> dict[str, Any]:
     groups = []
-    for _ in range(random.choice([1, 1, 2, 3])):
+    for _ in range(random.choice([1, 1, 1, 2, 3])):
         conditions = [
             _entity(random, relationships, ()) if random.random() < 0.7 else _other(random)
             for _ in range(random.choice([1, 1, 2, 3]))
@@ -181,9 +183,8 @@ def _matched(condition: dict[str, Any], above: str) -> Iterator[str]:
 
 
 def _quantifier(random: Random) -> dict[str, int]:
-    return random.choice(
-        [{}, {}, {}, {"at_least": 2}, {"exactly": 1}, {"at_most": 1}, {"exactly": 2}, {"exactly": 0}, {"at_most": 0}]
-    )
+    some = [{"at_least": 2}, {"exactly": 1}, {"at_most": 1}, {"exactly": 2}, {"at_least": 3}, {"at_most": 2}]
+    return random.choice([{}] * 6 + some + [{"exactly": 0}, {"at_most": 0}])
 
 
 def _entity(random: Random, below: tuple[Relationship, ...], branch: tuple[str, ...]) -> dict[str, Any]:
@@ -195,7 +196,7 @@ def _entity(random: Random, below: tuple[Relationship, ...], branch: tuple[str, 
     if 0 in quantifier.values():
         return condition
     here = (*branch, relationship.slug)
-    if random.random() < 0.6:
+    if random.random() < 0.5:
         filters = [_column_filter(random, here) for _ in range(random.choice([1, 1, 2]))]
         condition["where"] = {random.choice(["all", "any"]): filters}
     if relationship.children and random.random() < 0.8:
