@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import ibis
@@ -125,11 +126,15 @@ def _masked(value: str) -> str:
     return mask_value(value) if looks_personal(value) else value
 
 
-def _plain(value: Any, shown: Callable[[str], str]) -> Any:
+def _plain(value: Any, named: Collection[Any], show_personal: bool) -> Any:
     """A column's value for JSON; instants are naive UTC."""
     if value is None or isinstance(value, bool | int | float):
         return value
-    return shown(value.isoformat() if isinstance(value, dt.date | dt.time) else str(value))
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    return value if show_personal or value in named else mask_value(str(value))
 
 
 def _trait(warehouse: Warehouse, trait: str, as_of: dt.datetime, inline: Callable[[str], ir.Table] | None) -> ir.Table:
@@ -162,7 +167,7 @@ def _sampled(
         identifiers[row[PROFILE]].setdefault(row["type"], []).append(value)
     context = compiled.context_of(compiled.members.filter(compiled.members[PROFILE].isin(ids)))
     rows = warehouse.rows(context.order_by(PROFILE, "path", "entity_id", "parent_entity_id"), _CONTEXT_ROWS)
-    properties = _properties(warehouse, space, audience, rows)
+    properties = _properties(warehouse, space, audience, rows, show_personal)
     return [
         {
             "id": one,
@@ -177,12 +182,18 @@ Properties = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
 def _properties(
-    warehouse: Warehouse, space: Space, audience: Audience, rows: Sequence[Mapping[str, Any]]
+    warehouse: Warehouse, space: Space, audience: Audience, rows: Sequence[Mapping[str, Any]], show_personal: bool
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """(path, entity_id) -> the columns that the conditions filter by, of matched rows. Of rows with one key the first in order stands."""
+    """(path, entity_id) -> the columns that the conditions filter by, of matched rows. Of rows with one key the first in order stands.
+
+    Texts are masked, but for those that the conditions themselves name: nobody can tell what else a column holds.
+    """
     used: dict[str, list[str]] = {}
+    named: set[Any] = set()
     for reference in entity_references(audience):
-        used.setdefault(reference.path, []).extend(wanted.column.lower() for _, wanted in reference.filters)
+        for _, wanted in reference.filters:
+            used.setdefault(reference.path, []).append(wanted.column.lower())
+            named |= set(wanted.value) if isinstance(wanted.value, tuple) else {wanted.value}
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for path, columns in used.items():
         ids = sorted({row["entity_id"] for row in rows if row["path"] == path})
@@ -194,7 +205,8 @@ def _properties(
         names = {f"p{index}": name for index, name in enumerate(dict.fromkeys(columns))}
         values = table.filter(key.isin(ids)).select(id=key, **{short: table[name] for short, name in names.items()}).distinct()
         for row in warehouse.rows(values.order_by("id", *names), _CONTEXT_ROWS):
-            found.setdefault((path, row["id"]), {name: row[short] for short, name in names.items()})
+            shown = {name: _plain(row[short], named, show_personal) for short, name in names.items()}
+            found.setdefault((path, row["id"]), shown)
     return found
 
 
@@ -217,7 +229,7 @@ def _tree(
             siblings.append(
                 {
                     "id": shown(row["entity_id"]),
-                    "properties": {name: _plain(value, shown) for name, value in known.items()},
+                    "properties": known,
                     "entities": _tree(rows, row["path"], row["entity_id"], shown, properties),
                 }
             )
