@@ -215,6 +215,8 @@ class Oracle:
             return {"contains": other in value, "starts_with": value.startswith(other), "ends_with": value.endswith(other)}[
                 operator
             ]
+        if isinstance(value, dt.time):
+            return self.ordered(value, other, operator)
         pairs = [(self.number(value), self.number(other)), (self.instant(value), self.instant(other))]
         if isinstance(value, str) and (not untyped or operator in ("equals", "differs")):
             pairs.append((value, other if isinstance(other, str) else None))
