@@ -34,6 +34,7 @@ from cdp_assets.cli_support import (
     require_known,
 )
 from cdp_assets.space.home import Home
+from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.space import SpaceError
 from resources.warehouse import WarehouseError
 
@@ -58,6 +59,9 @@ def main() -> None:
     except SpaceError as error:
         for problem in error.problems:
             err.print(str(problem), style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except ConditionError as error:
+        err.print(f"{error} ({error.remedy})" if error.remedy else str(error), style="red", markup=False, highlight=False)
         sys.exit(1)
     except (WarehouseError, CommandError) as error:
         err.print(str(error), style="red", markup=False, highlight=False)
@@ -190,6 +194,21 @@ def sql(
     require_known(loaded.audiences, audience, "audience")
     with opened as warehouse:
         sys.stdout.write(audience_sql(loaded, audience, dialect, warehouse) + "\n")
+
+
+@app.command()
+def query(audience: str, space: SpaceOption) -> None:
+    """Print an audience's conditions in Segment's query language."""
+    from cdp_assets.space.query import QueryError
+    from cdp_assets.space.query.printer import print_query
+    from resources.space import load
+
+    loaded = load(space)
+    require_known(loaded.audiences, audience, "audience")
+    try:
+        sys.stdout.write(print_query(loaded.audiences[audience]) + "\n")
+    except QueryError as error:
+        raise CommandError(f"audience {audience} has no query text: {error}") from None
 
 
 @app.command("map")

@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
 def validate(space: SpaceOption, home: HomeOption = None, against: AgainstOption = None) -> None:
     """Check every file of a space, every reference, and the data graph against the warehouse (and against an earlier one)."""
     from cdp_assets.data_graph.warehouse_check import check_graph
+    from cdp_assets.linked_audiences.warehouse_check import check_audiences
     from resources.space import load
     from resources.warehouse.open import open_warehouse
 
@@ -52,6 +53,7 @@ def validate(space: SpaceOption, home: HomeOption = None, against: AgainstOption
     if _has_warehouse(loaded, paths):
         with open_warehouse(loaded, paths, wait=60, on_wait=lambda text: err.print(text, style="yellow")) as warehouse:
             problems += check_graph(loaded.graph, warehouse)
+            problems += check_audiences(loaded, warehouse)
             checked = "the files and the warehouse"
     for problem in sorted(set(problems)):
         style = "yellow" if problem.level == "warning" else "red"

@@ -199,10 +199,15 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
 
 
 def _audience_partition(built: AudienceResult, as_of: dt.datetime) -> dict[str, Any]:
+    target = {
+        "target entities": built.target_entities,
+        "target entities, each with its profiles": built.target_pairs,
+    }
     return {
         "dagster/partition_row_count": built.members,
         "members": built.members,
         "entity rows in context": built.entities,
+        **{name: count for name, count in target.items() if count is not None},
         "entered since the last build": built.entered,
         "left since the last build": built.left,
         META_AS_OF: format_instant(as_of),

@@ -15,8 +15,8 @@ from cdp_assets.linked_audiences.build import AudienceResult, build_audiences
 from cdp_assets.linked_audiences.describe import condition_tree
 from cdp_assets.linked_audiences.tables import AUDIENCE_MEMBERS, SCHEMA
 from cdp_assets.space.builds import record_revision
-from cdp_assets.space.conditions import entity_paths
-from cdp_assets.space.models import Audience, AudienceCondition, TraitCondition
+from cdp_assets.space.conditions import audience_references, entity_paths, trait_references
+from cdp_assets.space.models import Audience
 from cdp_assets.space.revisions import audience_revision, audience_slice
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window
@@ -40,12 +40,11 @@ def _dependencies(space: Space, audience: Audience) -> Iterator[dg.AssetKey]:
     yield from profile_deps(space.name, space.graph, "user_identifiers")
     for ref in sorted(entity_tables(space, audience)):
         yield table_key(space.name, ref)
-    for group in audience.groups:
-        for condition in group.conditions:
-            if isinstance(condition, TraitCondition) and condition.trait in space.traits:
-                yield asset_key(space.name, "computed_traits", condition.trait)
-            elif isinstance(condition, AudienceCondition):
-                yield key_of(space, condition.audience)
+    for _, trait in trait_references(audience):
+        if trait in space.traits:
+            yield asset_key(space.name, "computed_traits", trait)
+    for _, other in audience_references(audience):
+        yield key_of(space, other)
 
 
 def specs(space: Space) -> list[dg.AssetSpec]:

@@ -26,13 +26,16 @@ from cdp_assets.linked_audiences.tables import (
     stored_members,
 )
 from cdp_assets.space.builds import record_build
+from cdp_assets.space.conditions import audience_references, trait_references
 from cdp_assets.space.errors import cause
-from cdp_assets.space.models import Audience, AudienceCondition, TraitCondition
+from cdp_assets.space.models import Audience
 from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window
 from cdp_assets.unified_profiles.tables import canonical_ids_as_of
 from resources.warehouse import TableRef, Warehouse, naive_utc, timestamp_literal
+
+MAX_ROWS = 150_000_000  # members and their matched entities, Segment's limit of a run
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class AudienceResult:
     members: profiles; entities: distinct (profile, path, entity) of its context; entered and left: profiles since its newest
     earlier build (the previous build of the same partition, or else of an earlier as_of; everybody at the first), a profile that
     merged counting as the one that it is part of now. ``error``: why it failed; ``skipped_because``: what it needed and did not
-    get. In both cases its previous partition is kept and the counts are 0.
+    get. In both cases its previous partition is kept and the counts are 0. Of an audience of entities ``target_entities`` counts the
+    distinct entities and ``target_pairs`` those with each of their profiles; else they are None.
     """
 
     members: int = 0
@@ -51,6 +55,8 @@ class AudienceResult:
     left: int = 0
     error: str | None = None
     skipped_because: str | None = None
+    target_entities: int | None = None
+    target_pairs: int | None = None
 
     @property
     def built(self) -> bool:
@@ -59,12 +65,12 @@ class AudienceResult:
 
 def audiences_of(audience: Audience) -> list[str]:
     """Audiences that an audience refers to, in order of mention."""
-    return _mentioned(c.audience for g in audience.groups for c in g.conditions if isinstance(c, AudienceCondition))
+    return _mentioned(other for _, other in audience_references(audience))
 
 
 def traits_of(space: Space, audience: Audience) -> list[str]:
-    """Computed traits that an audience reads, in conditions or joins, in order of mention. Raises ConditionError."""
-    named = [c.trait for g in audience.groups for c in g.conditions if isinstance(c, TraitCondition)]
+    """Computed traits that an audience reads, in conditions, comparisons or joins. Raises ConditionError."""
+    named = [name for _, name in trait_references(audience)]
     named += [node.join.name for node in nodes_of(space.graph, audience) if isinstance(node.join, TraitJoin)]
     return _mentioned(name for name in named if name in space.traits)
 
@@ -212,6 +218,8 @@ def _build_one(build: _Build, key: str) -> AudienceResult:
             warehouse.insert(AUDIENCE_CONTEXT.ref, compiled.context_of(members).mutate(**stamp))
             warehouse.append(PATH_ROWS.ref, _path_row_table(build, key, path_rows))
             entities = _entities(build, key)
+            target = _target(build, key)
+            _check_size(counts["members"] + entities)
             record_build(
                 warehouse,
                 SCHEMA,
@@ -223,7 +231,22 @@ def _build_one(build: _Build, key: str) -> AudienceResult:
                 rows=counts["members"],
                 loaded_at=build.loaded_at,
             )
-    return AudienceResult(counts["members"], entities, counts["entered"], counts["departed"])
+    return AudienceResult(
+        counts["members"],
+        entities,
+        counts["entered"],
+        counts["departed"],
+        target_entities=target[0] if target else None,
+        target_pairs=target[1] if target else None,
+    )
+
+
+def _check_size(rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise ConditionError(
+            f"members and matched entities are {rows:,} rows together, of which at most {MAX_ROWS:,} are allowed; "
+            "narrow the conditions, or split the audience"
+        )
 
 
 def _changes(build: _Build, key: str, members: ir.Table) -> dict[str, int]:
@@ -285,6 +308,20 @@ def _path_row_table(build: _Build, key: str, path_rows: Mapping[TableRef, int]) 
 
 
 def _entities(build: _Build, key: str) -> int:
+    return build.warehouse.count(_context(build, key).select(PROFILE, "path", "entity_id").distinct())
+
+
+def _target(build: _Build, key: str) -> tuple[int, int] | None:
+    """(distinct entities, distinct entities of each profile) of an audience of entities."""
+    path = build.space.audiences[key].target_entity
+    if path is None:
+        return None
+    matched = _context(build, key)
+    pairs = matched.filter(matched.path == path).select(PROFILE, "entity_id").distinct()
+    row = build.warehouse.rows(pairs.aggregate(entities=pairs.entity_id.nunique(), pairs=pairs.count()), 1)[0]
+    return int(row["entities"]), int(row["pairs"])
+
+
+def _context(build: _Build, key: str) -> ir.Table:
     context = build.warehouse.table(AUDIENCE_CONTEXT.ref)
-    mine = context.filter((context.audience == key) & (context.partition_key == build.window.key))
-    return build.warehouse.count(mine.select(PROFILE, "path", "entity_id").distinct())
+    return context.filter((context.audience == key) & (context.partition_key == build.window.key))

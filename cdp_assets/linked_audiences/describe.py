@@ -8,21 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdp_assets.data_graph.model import DataGraph
+from cdp_assets.space.conditions import filters_of
 from cdp_assets.space.models import (
     Audience,
     AudienceCondition,
     Between,
     ColumnFilters,
+    ColumnReference,
     Comparison,
     Condition,
     EntityCondition,
     EventCondition,
     EventFilter,
-    EventFilters,
     Operator,
     Quantified,
+    ReferringEventFilters,
     Span,
     TraitCondition,
+    TraitReference,
 )
 from cdp_assets.space.space import Space
 
@@ -69,7 +72,8 @@ def condition_tree(space: Space, audience: Audience) -> str:
         root = Line(_joined(audience.groups[0].match), groups[0].below)
     else:
         root = Line(_joined(audience.match).replace("conditions", "groups"), groups)
-    return "\n".join([root.text, *_drawn(root.below, "")])
+    target = [f"an audience of {audience.target_entity}"] if audience.target_entity else []
+    return "\n".join([*target, root.text, *_drawn(root.below, "")])
 
 
 def _drawn(lines: Sequence[Line], indent: str) -> Iterator[str]:
@@ -129,12 +133,9 @@ def _window(condition: EventCondition) -> str:
     return ""
 
 
-def _filters(filters: ColumnFilters | EventFilters | None) -> tuple[Line, ...]:
-    if filters is None:
-        return ()
-    joined = filters.all if filters.all is not None else filters.any or ()
-    lines = tuple(Line(f"{_subject(one)} {_comparison(one)}") for one in joined)
-    return (Line(_joined("any"), lines),) if filters.any is not None and len(lines) > 1 else lines
+def _filters(filters: ColumnFilters | ReferringEventFilters | None) -> tuple[Line, ...]:
+    lines = tuple(Line(f"{_subject(one)} {_comparison(one)}") for one in filters_of(filters))
+    return (Line(_joined("any"), lines),) if filters is not None and filters.any is not None and len(lines) > 1 else lines
 
 
 def _subject(wanted: Any) -> str:
@@ -147,10 +148,19 @@ def _comparison(comparison: Comparison) -> str:
     words = _WORDS[comparison.operator]
     if comparison.amount is not None:
         return f"{words} {comparison.amount} {comparison.unit}"
+    reference = getattr(comparison, "reference", None)
+    if reference is not None:
+        return f"{words} {_referred(reference)}"
     if comparison.value is None:
         return words
     values = comparison.value if isinstance(comparison.value, tuple) else (comparison.value,)
     return f"{words} {' or '.join(_value(value) for value in values)}"
+
+
+def _referred(reference: ColumnReference | TraitReference) -> str:
+    if reference.trait is not None or isinstance(reference, TraitReference):
+        return f"trait {reference.trait}"
+    return f"column {reference.column} of {reference.of}" if reference.of else f"column {reference.column}"
 
 
 def _value(value: Any) -> str:

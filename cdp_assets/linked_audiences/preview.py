@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import ibis
@@ -12,16 +13,21 @@ import ibis.expr.types as ir
 
 from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
 from cdp_assets.computed_traits.tables import stored_values
+from cdp_assets.data_graph.keys import key_text
 from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, compile_inline
 from cdp_assets.linked_audiences.describe import condition_tree
+from cdp_assets.linked_audiences.entities import column_of
 from cdp_assets.linked_audiences.sql import audience_sql
+from cdp_assets.space.conditions import entity_references
 from cdp_assets.space.masking import looks_personal, mask_value
+from cdp_assets.space.models import Audience
 from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import identifiers_as_of
-from resources.warehouse import Warehouse, timestamp_literal
+from resources.warehouse import TableRef, Warehouse, timestamp_literal
 
 PER_LEVEL = 10
+MOST_SAMPLED = 3000
 _CONTEXT_ROWS = 10_000
 
 
@@ -30,7 +36,9 @@ class Preview:
     """A previewed audience.
 
     count: all members. members: a sample by canonical id, each ``{"id", "identifiers": {type: [values]}, "entities": {slug: [{"id",
-    "entities"}]}}``, values masked unless shown, at most ten entities per level. tree: the conditions in words. sql: the query.
+    "properties", "entities"}]}}``, values masked unless shown, at most ten entities per level; ``properties`` are the columns that
+    the conditions filter by. target_entities: distinct entities of an audience of entities, else None. tree: the conditions in
+    words. sql: the query.
     """
 
     audience: str
@@ -39,6 +47,7 @@ class Preview:
     members: Sequence[Mapping[str, Any]]
     tree: str
     sql: str
+    target_entities: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, for one JSON object."""
@@ -46,6 +55,7 @@ class Preview:
             "audience": self.audience,
             "as_of": self.as_of.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "count": self.count,
+            **({} if self.target_entities is None else {"target_entities": self.target_entities}),
             "members": list(self.members),
             "conditions": self.tree,
             "sql": self.sql,
@@ -53,7 +63,8 @@ class Preview:
 
     def to_text(self) -> str:
         """For a terminal."""
-        lines = [f"{self.audience}: {self.count:,} member(s) as of {self.as_of.isoformat()}", "", self.tree, ""]
+        target = "" if self.target_entities is None else f" of {self.target_entities:,} entities"
+        lines = [f"{self.audience}: {self.count:,} member(s){target} as of {self.as_of.isoformat()}", "", self.tree, ""]
         for member in self.members:
             known = ", ".join(f"{kind} {value}" for kind, values in member["identifiers"].items() for value in values)
             lines.append(f"{member['id']}  {known}".rstrip())
@@ -66,7 +77,8 @@ class Preview:
 def _entity_lines(entities: Mapping[str, Sequence[Mapping[str, Any]]], indent: str) -> Iterator[str]:
     for slug, rows in entities.items():
         for row in rows:
-            yield f"{indent}{slug} {row['id']}"
+            said = ", ".join(f"{name} {value}" for name, value in row["properties"].items())
+            yield f"{indent}{slug} {row['id']}" + (f" ({said})" if said else "")
             yield from _entity_lines(row["entities"], indent + "  ")
 
 
@@ -80,12 +92,15 @@ def preview(
     *,
     inline_traits: Callable[[str], ir.Table] | None = None,
 ) -> Preview:
-    """Count and sample an audience at ``as_of``; audiences that it refers to are computed in place.
+    """Count and sample an audience at ``as_of``; audiences that it refers to are computed in place. ``sample``: at most 3,000.
 
     A computed trait is read from its newest build of an as_of no later than ``as_of``; one without such a build comes from
     ``inline_traits`` (key -> canonical_segment_id, value_text, value_number) or is a ConditionError. Raises ConditionError,
     MissingTableError.
     """
+    if sample > MOST_SAMPLED:
+        raise ConditionError(f"a preview shows at most {MOST_SAMPLED:,} members, not {sample:,}", "ask for fewer")
+    audience = space.audiences[audience_key]
     compiled = compile_inline(
         warehouse, space, audience_key, as_of, trait_values=lambda trait: _trait(warehouse, trait, as_of, inline_traits)
     )
@@ -93,19 +108,34 @@ def preview(
     counted = compiled.members.mutate(total=compiled.members.count().over())
     rows = warehouse.rows(counted.order_by(PROFILE), max(sample, 1))
     count, ids = (int(rows[0]["total"]) if rows else 0), [row[PROFILE] for row in rows][:sample]
-    shown = (lambda value: value) if show_personal else _masked
+    target = None
+    if audience.target_entity is not None:
+        matched = compiled.context.filter(compiled.context["path"] == audience.target_entity)
+        target = warehouse.count(matched.select("entity_id").distinct())
     return Preview(
         audience_key,
         as_of,
         count,
-        _sampled(warehouse, space, as_of, compiled, ids, show_personal, shown) if ids else [],
-        condition_tree(space, space.audiences[audience_key]),
+        _sampled(warehouse, space, audience, as_of, compiled, ids, show_personal) if ids else [],
+        condition_tree(space, audience),
         audience_sql(space, audience_key, warehouse.dialect, warehouse, as_of=as_of),
+        target,
     )
 
 
 def _masked(value: str) -> str:
     return mask_value(value) if looks_personal(value) else value
+
+
+def _plain(value: Any, named: Collection[Any], show_personal: bool) -> Any:
+    """A column's value for JSON; instants are naive UTC."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    return value if show_personal or value in named else mask_value(str(value))
 
 
 def _trait(warehouse: Warehouse, trait: str, as_of: dt.datetime, inline: Callable[[str], ir.Table] | None) -> ir.Table:
@@ -123,12 +153,13 @@ def _trait(warehouse: Warehouse, trait: str, as_of: dt.datetime, inline: Callabl
 def _sampled(
     warehouse: Warehouse,
     space: Space,
+    audience: Audience,
     as_of: dt.datetime,
     compiled: CompiledAudience,
     ids: Sequence[str],
     show_personal: bool,
-    shown: Callable[[str], str],
 ) -> list[dict[str, Any]]:
+    shown = (lambda value: value) if show_personal else _masked
     known = identifiers_as_of(warehouse, space.graph, as_of)
     known = known.filter(known[PROFILE].isin(ids)).order_by(PROFILE, "type", "value")
     identifiers: dict[str, dict[str, list[str]]] = {one: {} for one in ids}
@@ -137,20 +168,57 @@ def _sampled(
         identifiers[row[PROFILE]].setdefault(row["type"], []).append(value)
     context = compiled.context_of(compiled.members.filter(compiled.members[PROFILE].isin(ids)))
     rows = warehouse.rows(context.order_by(PROFILE, "path", "entity_id", "parent_entity_id"), _CONTEXT_ROWS)
+    properties = _properties(warehouse, space, audience, rows, show_personal)
     return [
         {
             "id": one,
             "identifiers": identifiers[one],
-            "entities": _tree([row for row in rows if row[PROFILE] == one], None, None, shown),
+            "entities": _tree([row for row in rows if row[PROFILE] == one], None, None, shown, properties),
         }
         for one in ids
     ]
 
 
+Properties = Mapping[tuple[str, str], Mapping[str, Any]]
+
+
+def _properties(
+    warehouse: Warehouse, space: Space, audience: Audience, rows: Sequence[Mapping[str, Any]], show_personal: bool
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """(path, entity_id) -> the columns that the conditions filter by, of matched rows. Of rows with one key the first in order stands.
+
+    Texts are masked, but for those that the conditions themselves name: nobody can tell what else a column holds.
+    """
+    used: dict[str, list[str]] = {}
+    named: set[Any] = set()
+    for reference in entity_references(audience):
+        for _, wanted in reference.filters:
+            used.setdefault(reference.path, []).append(wanted.column.lower())
+            named |= set(wanted.value) if isinstance(wanted.value, tuple) else {wanted.value}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for path, columns in used.items():
+        ids = sorted({row["entity_id"] for row in rows if row["path"] == path})
+        if not ids or not columns:
+            continue
+        node = space.graph.node(path)
+        table = warehouse.table(TableRef.parse(node.entity.table_ref))
+        key = key_text(column_of(table, node.entity.primary_key, node))
+        names = {f"p{index}": name for index, name in enumerate(dict.fromkeys(columns))}
+        values = table.filter(key.isin(ids)).select(id=key, **{short: table[name] for short, name in names.items()}).distinct()
+        for row in warehouse.rows(values.order_by("id", *names), _CONTEXT_ROWS):
+            shown = {name: _plain(row[short], named, show_personal) for short, name in names.items()}
+            found.setdefault((path, row["id"]), shown)
+    return found
+
+
 def _tree(
-    rows: Sequence[Mapping[str, Any]], path: str | None, parent: str | None, shown: Callable[[str], str]
+    rows: Sequence[Mapping[str, Any]],
+    path: str | None,
+    parent: str | None,
+    shown: Callable[[str], str],
+    properties: Properties,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Context rows below an entity as {slug: [{"id", "entities"}]}, at most ten per slug."""
+    """Context rows below an entity as {slug: [{"id", "properties", "entities"}]}, at most ten per slug."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         above, _, slug = row["path"].rpartition(":")
@@ -158,5 +226,12 @@ def _tree(
             continue
         siblings = found.setdefault(slug, [])
         if len(siblings) < PER_LEVEL:
-            siblings.append({"id": shown(row["entity_id"]), "entities": _tree(rows, row["path"], row["entity_id"], shown)})
+            known = properties.get((row["path"], row["entity_id"]), {})
+            siblings.append(
+                {
+                    "id": shown(row["entity_id"]),
+                    "properties": known,
+                    "entities": _tree(rows, row["path"], row["entity_id"], shown, properties),
+                }
+            )
     return found

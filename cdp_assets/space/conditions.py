@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import overload
 
 from cdp_assets.space.documents import Place
-from cdp_assets.space.models import Audience, AudienceCondition, EntityCondition, TraitCondition
+from cdp_assets.space.models import (
+    Audience,
+    AudienceCondition,
+    ColumnFilter,
+    ColumnFilters,
+    EntityCondition,
+    EventCondition,
+    ReferringEventFilter,
+    ReferringEventFilters,
+    TraitCondition,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,13 @@ class EntityReference:
     def depth(self) -> int:
         """Nodes on the path, counting the profile."""
         return self.path.count(":") + 2
+
+    @property
+    def filters(self) -> Iterator[tuple[Place, ColumnFilter]]:
+        """The condition's own filters, each with its place in the file."""
+        junction = _junction(self.condition.where)
+        for index, wanted in enumerate(filters_of(self.condition.where)):
+            yield (*self.place, "where", junction, index), wanted
 
 
 def entity_references(audience: Audience) -> Iterator[EntityReference]:
@@ -59,10 +77,46 @@ def audience_references(audience: Audience) -> Iterator[tuple[Place, str]]:
 
 
 def trait_references(audience: Audience) -> Iterator[tuple[Place, str]]:
-    """Traits that the conditions name, from identify calls, computed, or SQL."""
+    """Traits that the conditions name, themselves or as what something is compared with; from identify calls, computed, or SQL."""
+    yield from ((place, condition.trait) for place, condition in trait_conditions(audience))
+    yield from compared_traits(audience)
+
+
+def trait_conditions(audience: Audience) -> Iterator[tuple[Place, TraitCondition]]:
+    """Conditions on a trait."""
     for place, condition in _top_level(audience):
         if isinstance(condition, TraitCondition):
-            yield place, condition.trait
+            yield place, condition
+
+
+def compared_traits(audience: Audience) -> Iterator[tuple[Place, str]]:
+    """Traits that columns and properties are compared with."""
+    for reference in entity_references(audience):
+        for place, wanted in reference.filters:
+            if wanted.reference is not None and wanted.reference.trait is not None:
+                yield (*place, "reference", "trait"), wanted.reference.trait
+    for place, condition in _top_level(audience):
+        if isinstance(condition, EventCondition):
+            for index, filtered in enumerate(filters_of(condition.where)):
+                if filtered.reference is not None:
+                    yield (*place, "where", _junction(condition.where), index, "reference", "trait"), filtered.reference.trait
+
+
+@overload
+def filters_of(filters: ColumnFilters) -> tuple[ColumnFilter, ...]: ...
+@overload
+def filters_of(filters: ReferringEventFilters) -> tuple[ReferringEventFilter, ...]: ...
+@overload
+def filters_of(filters: None) -> tuple[()]: ...
+def filters_of(filters: ColumnFilters | ReferringEventFilters | None) -> tuple[ColumnFilter | ReferringEventFilter, ...]:
+    """The filters of a condition, however they are joined."""
+    if filters is None:
+        return ()
+    return filters.all if filters.all is not None else filters.any or ()
+
+
+def _junction(filters: ColumnFilters | ReferringEventFilters | None) -> str:
+    return "all" if filters is None or filters.all is not None else "any"
 
 
 def _top_level(audience: Audience) -> Iterator[tuple[Place, object]]:

@@ -42,11 +42,16 @@ _EXPLAINED = (
 
 @dataclass(frozen=True)
 class Document:
-    """One file: its data, and the line of every key and list item by path."""
+    """One file: its data, the line of every key and list item by path, and the first line of block texts."""
 
     file: str
     data: dict[str, Any]
     lines: dict[Place, int] = field(default_factory=dict)
+    blocks: dict[Place, int] = field(default_factory=dict)
+
+    def text_line(self, *path: str | int) -> int:
+        """Line on which the text at ``path`` starts; that of a block (``|``, ``>``) is the one below its key."""
+        return self.blocks.get(path, self.line(*path))
 
     def line(self, *path: str | int) -> int:
         """Line of the value at ``path``, or of the nearest thing around it that is there."""
@@ -114,7 +119,7 @@ def read_yaml(text: str, file: str, *, first_line: int = 1) -> tuple[Document | 
     data = reader.value(root, ())
     if reader.problems:
         return None, reader.problems
-    return Document(file, data, reader.lines), []
+    return Document(file, data, reader.lines, reader.blocks), []
 
 
 class _Reader:
@@ -124,6 +129,7 @@ class _Reader:
         self.file = file
         self.first_line = first_line
         self.lines: dict[Place, int] = {}
+        self.blocks: dict[Place, int] = {}
         self.problems: list[Problem] = []
         self._open: set[int] = set()
         self._constructor = YAML(typ="safe", pure=True).constructor
@@ -135,6 +141,8 @@ class _Reader:
                 self._problem(node, "the file has too many values", "do not repeat aliases inside of aliases")
             return None
         if isinstance(node, ScalarNode):
+            if node.style in ("|", ">"):
+                self.blocks[path] = self._line(node) + 1
             return self._scalar(node)
         if id(node) in self._open:
             self._problem(node, "an alias that contains itself", "write the value out")

@@ -20,6 +20,8 @@ from cdp_assets.space.documents import Document, Place, read_text, read_yaml
 from cdp_assets.space.located import did_you_mean, validate
 from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
 from cdp_assets.space.queries import QueryText, check_queries
+from cdp_assets.space.query import compile_query
+from cdp_assets.space.query.membership import misread_memberships, with_memberships
 from cdp_assets.space.references import check_references
 from cdp_assets.space.settings import check_settings
 from cdp_assets.space.space import Problem, Space, SpaceError
@@ -81,7 +83,7 @@ class _Loader:
         plan = self._tracking_plan()
         self._strangers()
         traits = self._folder("traits", Trait)
-        audiences = self._folder("audiences", Audience)
+        audiences = self._queried(self._folder("audiences", Audience))
         models = self._models()
         activations = self._folder("activations", Activation)
         transformations = self._folder("transformations", Transformation)
@@ -95,6 +97,7 @@ class _Loader:
                 self.sources.keys,
                 config=config,
                 graph=graph,
+                traits=traits,
                 audiences=audiences,
                 activations=activations,
                 models=models,
@@ -209,6 +212,22 @@ class _Loader:
             if value is not None:
                 loaded[key] = value
         return loaded
+
+    def _queried(self, audiences: Mapping[str, Audience]) -> Mapping[str, Audience]:
+        """The audiences, those with a query in full: with the lines of its conditions, and with the audiences that it names."""
+        known = set(self.sources.keys["audiences"]) - set(self.sources.keys["traits"])
+        found: dict[str, Audience] = {}
+        for key, audience in audiences.items():
+            if audience.query is not None:
+                document = self.sources.documents["audiences", key]
+                first = document.text_line("query")
+                for place, line in compile_query(audience.query).lines.items():
+                    document.lines.setdefault(place, first + line - 1)
+                for place, other in misread_memberships(audience, known):
+                    message, remedy = f"'{other}' is an audience", f"write trait('{other}') = true, or NOT before it"
+                    self.problems.append(Problem(document.file, document.line(*place), message, remedy))
+            found[key] = with_memberships(audience, known)
+        return found
 
     def _models(self) -> Mapping[str, SqlModel]:
         loaded: dict[str, SqlModel] = {}

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from cdp_assets.space.documents import Document, Place
 from cdp_assets.space.models import CONDITION_KEYS, UNION_TAGS, Model
+from cdp_assets.space.query import QueryError
 from cdp_assets.space.space import Problem
 
 M = TypeVar("M", bound=Model)
@@ -51,6 +52,11 @@ def _problems(error: ValidationError, document: Document, model: type[Model]) ->
                 "write one value, or a plain list of values",
             )
             found.setdefault((path, "union"), Problem(document.file, document.line(*path), message, remedy))
+        elif isinstance(unread := detail.get("ctx", {}).get("error"), QueryError):
+            line = document.text_line("query") + (unread.line or 1) - 1
+            where = f" (line {unread.line}, column {unread.column} of the query)" if unread.line else ""
+            problem = Problem(document.file, line, f"'query': {unread.cause}{where}", unread.remedy)
+            found[(path, problem.message)] = problem
         elif not _follows_from_another(detail, path, document):
             message, remedy = _explained(detail, path, document, model)
             found[(path, message)] = Problem(document.file, document.line(*path), message, remedy)

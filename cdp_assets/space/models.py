@@ -16,6 +16,7 @@ from cdp_assets.space import fql
 from cdp_assets.space.base import Model
 from cdp_assets.space.confirmed import ConfirmedChange
 from cdp_assets.space.enforcement import Enforcement, ProtocolsConfig
+from cdp_assets.space.query import compile_query
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
 CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z_][^\s]*$", max_length=34)]
@@ -282,6 +283,10 @@ class Operator(StrEnum):
 UNARY = frozenset({Operator.exists, Operator.absent})
 LISTS = frozenset({Operator.one_of, Operator.none_of})
 SPANS = frozenset({Operator.within_last, Operator.within_next, Operator.before_last, Operator.after_next})
+DATES = frozenset({Operator.before_date, Operator.after_date})
+TEXTS = frozenset({Operator.contains, Operator.omits, Operator.starts_with, Operator.ends_with})
+ORDERS = frozenset({Operator.less_than, Operator.at_most, Operator.greater_than, Operator.at_least})
+REFERENCES = frozenset({Operator.equals, Operator.differs}) | ORDERS | TEXTS
 
 Scalar = str | bool | int | float | dt.datetime | dt.date
 
@@ -296,6 +301,13 @@ class Comparison(Model):
 
     @model_validator(mode="after")
     def _operand(self) -> Comparison:
+        reference: TraitReference | ColumnReference | None = getattr(self, "reference", None)
+        if reference is not None:
+            if self.value is not None or self.amount is not None:
+                raise ValueError("give one of 'value' and 'reference'")
+            if self.operator not in REFERENCES:
+                raise ValueError(f"{self.operator} takes no reference; use {', '.join(sorted(REFERENCES))}, or write a 'value'")
+            return self
         if self.operator in UNARY and (self.value is not None or self.amount is not None):
             raise ValueError(f"{self.operator} takes no value")
         if self.operator in SPANS and (self.amount is None or self.value is not None):
@@ -306,6 +318,71 @@ class Comparison(Model):
             raise ValueError(f"{self.operator} needs a list of values")
         if isinstance(self.value, tuple) and self.operator not in LISTS | {Operator.contains}:
             raise ValueError(f"{self.operator} takes one value, not a list")
+        self._fits()
+        return self
+
+    def _fits(self) -> None:
+        """Refuses constants that the operator takes of no column, whatever its type."""
+        values = self.value if isinstance(self.value, tuple) else () if self.value is None else (self.value,)
+        kinds = {kind_of(value) for value in values}
+        if len(kinds) > 1:
+            raise ValueError(f"the values of {self.operator} have different types ({', '.join(sorted(kinds))}); write one type")
+        if self.operator in TEXTS and kinds - {"text"}:
+            raise ValueError(f"{self.operator} takes text, not a {kinds.pop()}; put the value in quotes, or compare with equals")
+        if self.operator in DATES and not all(_is_instant(value) for value in values):
+            raise ValueError(f"the value of {self.operator} is not a date; write YYYY-MM-DD or an ISO-8601 instant")
+        if self.operator in ORDERS and not all(kind_of(v) == "number" or _is_instant(v) or _is_time(v) for v in values):
+            raise ValueError(
+                f"{self.operator} compares numbers, dates and times, not {'text' if 'text' in kinds else 'a boolean'}; "
+                "write a number, YYYY-MM-DD, an ISO-8601 instant or HH:MM:SS"
+            )
+
+
+def kind_of(value: Any) -> Literal["boolean", "number", "instant", "text"]:
+    """What a constant of the configuration is."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    return "instant" if isinstance(value, dt.date) else "text"
+
+
+def _is_instant(value: Any) -> bool:
+    if isinstance(value, str):
+        try:
+            dt.datetime.fromisoformat(value)
+        except ValueError:
+            return False
+        return True
+    return isinstance(value, dt.date)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and dt.time.fromisoformat(value).tzinfo is None
+    except ValueError:
+        return False
+
+
+class TraitReference(Model):
+    """A trait of the profile, instead of a constant."""
+
+    trait: str = Field(description="Trait from identify calls, computed, or SQL.")
+
+
+class ColumnReference(Model):
+    """What a column is compared with, instead of a constant: a column of the same branch, or a trait of the profile."""
+
+    column: str | None = Field(None, description="A column of this entity, or of the one that 'of' names.")
+    of: str | None = Field(None, description="Relationship slug of an entity further up this branch; default: this entity.")
+    trait: str | None = Field(None, description="A trait of the profile; from identify calls, computed, or SQL.")
+
+    @model_validator(mode="after")
+    def _one(self) -> ColumnReference:
+        if (self.column is None) == (self.trait is None):
+            raise ValueError("give exactly one of 'column' and 'trait'")
+        if self.of is not None and self.column is None:
+            raise ValueError("'of' goes with 'column'")
         return self
 
 
@@ -313,6 +390,11 @@ class ColumnFilter(Comparison):
     """A filter on a column of an entity."""
 
     column: str
+    reference: ColumnReference | None = Field(None, description="Instead of 'value': what the column is compared with.")
+
+    @property
+    def refers_to_column(self) -> bool:
+        return self.reference is not None and self.reference.column is not None
 
 
 class EventFilter(Comparison):
@@ -326,6 +408,12 @@ class EventFilter(Comparison):
         if (self.property is None) == (self.context is None):
             raise ValueError("give exactly one of 'property' and 'context'")
         return self
+
+
+class ReferringEventFilter(EventFilter):
+    """A filter of an audience's event condition, which may compare with a trait of the profile."""
+
+    reference: TraitReference | None = Field(None, description="Instead of 'value': the trait that it is compared with.")
 
 
 class ColumnFilters(Model):
@@ -349,6 +437,19 @@ class EventFilters(Model):
 
     @model_validator(mode="after")
     def _one(self) -> EventFilters:
+        if (self.all is None) == (self.any is None):
+            raise ValueError("give exactly one of 'all' and 'any'")
+        return self
+
+
+class ReferringEventFilters(Model):
+    """Filters joined by all (and) or any (or). Exactly one of the two lists."""
+
+    all: tuple[ReferringEventFilter, ...] | None = None
+    any: tuple[ReferringEventFilter, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ReferringEventFilters:
         if (self.all is None) == (self.any is None):
             raise ValueError("give exactly one of 'all' and 'any'")
         return self
@@ -434,7 +535,7 @@ class EventCondition(Quantified):
 
     with_event: str | None = Field(None, description="Event name; pages and screens are 'Page Viewed' and 'Screen Viewed'.")
     without_event: str | None = None
-    where: EventFilters | None = None
+    where: ReferringEventFilters | None = None
     within: Span | None = None
     between: Between | None = None
 
@@ -528,7 +629,33 @@ class Audience(Model):
     owner: str | None = None
     schedule: Schedule | None = Field(None, description="Default: the space's.")
     match: Literal["all", "any"] = Field("all", description="How groups are joined.")
-    groups: tuple[ConditionGroup, ...] = Field(min_length=1)
+    groups: tuple[ConditionGroup, ...] = Field((), min_length=1, description="The conditions. Needed, unless 'query' says them.")
+    query: str | None = Field(
+        None,
+        description="The conditions in Segment's query language, instead of 'match' and 'groups': "
+        "entity('accounts').where(property('kind') = 'checking').count() >= 1 AND trait('vip') = true",
+    )
+    target_entity: str | None = Field(
+        None,
+        description="Relationship path of a with_entity condition, e.g. accounts:cards: an audience of these entities, whose "
+        "members are the profiles that they belong to. Default: an audience of profiles.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compiled(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("query"), str):
+            return data
+        if "groups" in data or "match" in data:
+            raise ValueError("give the conditions as 'match' and 'groups' or as 'query', not both")
+        compiled = compile_query(data["query"])
+        return {**data, "match": compiled.match, "groups": compiled.groups}
+
+    @model_validator(mode="after")
+    def _conditions(self) -> Audience:
+        if not self.groups:
+            raise ValueError("give the conditions, as 'groups' or as 'query'")
+        return self
 
 
 # -- traits ----------------------------------------------------------------------------------------------------------

@@ -8,8 +8,11 @@ Rules that hold everywhere
   ``differs`` and ``none_of`` are false on null.
 - Relative dates speak about ``as_of``, and their edges are inclusive.
 - A date is its midnight in UTC.
-- Text compares with numbers where it is one, and with instants where it is an ISO-8601 instant *with* its zone; other text
-  does not participate (no operator holds).
+- A column of an entity takes the operators of its type (:data:`OPERATORS`) and constants of that type.
+- Traits and properties have no type but their operand's: their text compares with numbers where it is one, and with instants
+  where it is an ISO-8601 instant *with* its zone; other text does not participate (no operator holds). Two of them compare as
+  numbers where both are, else as instants where both are, else, for equality only, as texts.
+- A column or trait that something is compared with (a reference) is of the same type, and null meets nothing.
 - Words of the configuration without a zone are UTC.
 """
 
@@ -23,11 +26,47 @@ from typing import Any, Literal
 import ibis
 import ibis.expr.types as ir
 
-from cdp_assets.space.models import ColumnFilter, Comparison, EventFilter, EventFilters, Operator, TraitCondition
+from cdp_assets.space.models import (
+    DATES,
+    LISTS,
+    ORDERS,
+    SPANS,
+    TEXTS,
+    UNARY,
+    ColumnFilter,
+    Comparison,
+    EventFilter,
+    EventFilters,
+    Operator,
+    TraitCondition,
+    kind_of,
+)
 from resources.warehouse import functions as fn
 from resources.warehouse import timestamp_literal
 
-Family = Literal["number", "text", "boolean", "date", "timestamp", "other"]
+Family = Literal["number", "text", "boolean", "date", "timestamp", "time", "other"]
+
+_EQUAL = frozenset({Operator.equals, Operator.differs})
+# What a column of each type takes. Nothing is known of the inside of semi-structured values.
+OPERATORS: dict[Family, frozenset[Operator]] = {
+    "number": _EQUAL | ORDERS | LISTS | UNARY,
+    "text": _EQUAL | TEXTS | LISTS | UNARY,
+    "boolean": _EQUAL | UNARY,
+    "date": _EQUAL | ORDERS | DATES | SPANS | UNARY,
+    "timestamp": _EQUAL | ORDERS | DATES | SPANS | UNARY,
+    "time": _EQUAL | ORDERS | UNARY,
+    "other": UNARY,
+}
+# The same for comparisons with a reference.
+REFERENCE_OPERATORS: dict[Family, frozenset[Operator]] = {
+    "number": _EQUAL | ORDERS,
+    "text": _EQUAL | TEXTS,
+    "boolean": frozenset(),
+    "date": _EQUAL | ORDERS,
+    "timestamp": _EQUAL | ORDERS,
+    "time": _EQUAL | ORDERS,
+    "other": frozenset(),
+}
 
 # An instant with its zone. Character classes only: backslashes are written differently in each dialect's literals.
 _ISO_INSTANT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}:[0-9]{2})$"
@@ -43,25 +82,48 @@ _ORDER: dict[Operator, Callable[[Any, Any], Any]] = {
     Operator.at_least: operator.ge,
 }
 _DATES: dict[Operator, Callable[[Any, Any], Any]] = {Operator.before_date: operator.lt, Operator.after_date: operator.gt}
-_SPANS = (Operator.within_last, Operator.within_next, Operator.before_last, Operator.after_next)
-_TEXT = (Operator.contains, Operator.omits, Operator.starts_with, Operator.ends_with)
 
 
 class ConditionError(Exception):
     """A condition that cannot be computed: it names the column, operator, entity or audience, never values."""
 
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
-def compare(column: ir.Value, comparison: Comparison, as_of: dt.datetime) -> ir.BooleanValue:
-    """Whether ``column`` meets ``comparison`` at ``as_of`` (aware); never NULL. Raises :class:`ConditionError` for types that do not fit."""
+
+def compare(column: ir.Value, comparison: Comparison, as_of: dt.datetime, other: ir.Value | None = None) -> ir.BooleanValue:
+    """Whether ``column`` meets ``comparison`` at ``as_of`` (aware); never NULL.
+
+    ``other``: what the comparison's reference names, in the same table. Raises :class:`ConditionError` for types that do not fit.
+    """
     wanted = comparison.operator
+    name = _name(column, comparison)
+    if isinstance(comparison, ColumnFilter):
+        _check_type(family(column), comparison, name)
     if wanted is Operator.exists:
         return column.notnull()
     if wanted is Operator.absent:
         return column.isnull()
-    name = _name(column, comparison)
     if wanted is Operator.omits:
-        return ~_holds(column, comparison.model_copy(update={"operator": Operator.contains}), as_of, name)
+        return ~compare(column, comparison.model_copy(update={"operator": Operator.contains}), as_of, other)
+    if other is not None:
+        return _holds_of_both(column, other, comparison, name).fill_null(False)
     return _holds(column, comparison, as_of, name)
+
+
+def _check_type(kind: Family, comparison: Comparison, name: str) -> None:
+    referring = getattr(comparison, "reference", None) is not None
+    known = (REFERENCE_OPERATORS if referring else OPERATORS)[kind]
+    if comparison.operator not in known:
+        what = f"a {kind} column compared with a reference" if referring else f"a {kind} column"
+        takes = ", ".join(one for one in Operator if one in known)
+        raise ConditionError(
+            f"{name}: operator {comparison.operator} does not fit {what}",
+            f"use one of {takes}, or give the column another type in a view"
+            if known
+            else "give the column another type in a view",
+        )
 
 
 def negates(comparison: Comparison) -> bool:
@@ -77,19 +139,19 @@ def positive(comparison: Comparison) -> Comparison:
 
 def _holds(column: ir.Value, comparison: Comparison, as_of: dt.datetime, name: str) -> ir.BooleanValue:
     wanted, value = comparison.operator, comparison.value
-    if wanted in _SPANS:
+    if wanted in SPANS:
         return _within(_instants(column, name, wanted), comparison, as_of).fill_null(False)
     if wanted in _DATES:
         return _DATES[wanted](_instants(column, name, wanted), _instant_literal(value, name, wanted)).fill_null(False)
-    if wanted in _TEXT:
+    if wanted in TEXTS:
         return _matches(column, comparison, name).fill_null(False)
     if wanted in _ORDER:
-        left, (right,) = _sides(column, (value,), name, wanted)
+        left, (right,) = _sides(column, (value,), name, wanted, typed=isinstance(comparison, ColumnFilter))
         return _ORDER[wanted](left, right).fill_null(False)
     if wanted in (Operator.one_of, Operator.none_of):
         if not isinstance(value, tuple):
             raise ConditionError(f"{name}: {wanted} needs a list of values")
-        left, rights = _sides(column, value, name, wanted)
+        left, rights = _sides(column, value, name, wanted, typed=isinstance(comparison, ColumnFilter))
         listed = left.isin(rights) if rights else left != left
         return (listed if wanted is Operator.one_of else ~listed).fill_null(False)
     raise ConditionError(f"{name}: operator {wanted} is unknown")
@@ -121,6 +183,8 @@ def family(column: ir.Value) -> Family:
         return "date"
     if dtype.is_timestamp():
         return "timestamp"
+    if dtype.is_time():
+        return "time"
     return "other"
 
 
@@ -136,37 +200,82 @@ def instant_of(text: ir.StringValue) -> ir.TimestampValue:
 
 
 def _mismatch(name: str, wanted: Operator, kind: str, operand: str = "") -> ConditionError:
-    return ConditionError(f"{name}: operator {wanted} does not fit a {kind} column{operand}")
+    return ConditionError(
+        f"{name}: operator {wanted} does not fit a {kind} column{operand}",
+        "write a value of the column's type, or give the column another type in a view",
+    )
 
 
-def _sides(column: ir.Value, values: tuple[Any, ...], name: str, wanted: Operator) -> tuple[ir.Value, list[ir.Scalar]]:
-    """The column and the operands in one comparable type, decided by the operands where the column is text."""
-    kinds = {_kind(value) for value in values}
+def _sides(
+    column: ir.Value, values: tuple[Any, ...], name: str, wanted: Operator, *, typed: bool
+) -> tuple[ir.Value, list[ir.Scalar]]:
+    """The column and the operands in one comparable type, decided by the operands where the column is text without a type."""
+    kinds: set[str] = {kind_of(value) for value in values}
     if len(kinds) > 1:
         raise ConditionError(f"{name}: the values of {wanted} have different types ({', '.join(sorted(kinds))})")
     kind, (operand,) = family(column), kinds or {"text"}
-    ordered = wanted not in (Operator.equals, Operator.differs, Operator.one_of, Operator.none_of)
     if kind in ("date", "timestamp") and operand in ("text", "instant"):
         return _instants(column, name, wanted), [_instant_literal(value, name, wanted) for value in values]
-    if kind == "text" and operand == "instant":
+    if kind == "time" and operand == "text":
+        return column, [_time_literal(value, name, wanted) for value in values]
+    untyped = kind == "text" and not typed
+    if untyped and (operand == "instant" or (operand == "text" and wanted in ORDERS)):
         return instant_of(column), [_instant_literal(value, name, wanted) for value in values]
-    if operand == "number" and kind in ("number", "text"):
-        return (number_of(column) if kind == "text" else column), [ibis.literal(value) for value in values]
-    if operand == "boolean" and kind in ("boolean", "text") and not ordered:
-        if kind == "text":
-            return column.lower(), [ibis.literal(str(value).lower()) for value in values]
+    if operand == "number" and (kind == "number" or untyped):
+        return (number_of(column) if untyped else column), [ibis.literal(value) for value in values]
+    if operand == "boolean" and untyped:
+        return column.lower(), [ibis.literal(str(value).lower()) for value in values]
+    if (operand, kind) in (("boolean", "boolean"), ("text", "text")):
         return column, [ibis.literal(value) for value in values]
-    if operand == "text" and kind == "text":
-        return column, [ibis.literal(value) for value in values]
-    raise _mismatch(name, wanted, kind, f" and a {operand} value")
+    raise _mismatch(name, wanted, kind, f" and a{'n' if operand == 'instant' else ''} {operand} value")
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    return "instant" if isinstance(value, dt.date) else "text"
+def _holds_of_both(column: ir.Value, other: ir.Value, comparison: Comparison, name: str) -> ir.BooleanValue:
+    """A comparison with a reference; NULL where either side is."""
+    wanted = comparison.operator
+    left, right = family(column), family(other)
+    typed = isinstance(comparison, ColumnFilter)
+    other_typed = right != "text" or (isinstance(comparison, ColumnFilter) and comparison.refers_to_column)
+    if wanted in TEXTS:
+        if (left, right) != ("text", "text"):
+            raise _unlike(name, wanted, left, right)
+        return _text_match(column, other, wanted)
+    if not typed and not other_typed and left == "text":
+        return _untyped(column, other, wanted)
+    if not typed and left == "text":
+        column, left = _read_as(column, right)
+    elif not other_typed:
+        other, right = _read_as(other, left)
+    moments = ("date", "timestamp")
+    if left in moments and right in moments:
+        column, other = _instants(column, name, wanted), _instants(other, name, wanted)
+    elif left != right or left in ("boolean", "other"):
+        raise _unlike(name, wanted, left, right)
+    return _ORDER[wanted](column, other)
+
+
+def _untyped(column: ir.StringValue, other: ir.StringValue, wanted: Operator) -> ir.BooleanValue:
+    apply = _ORDER[wanted]
+    numbers, instants = (number_of(column), number_of(other)), (instant_of(column), instant_of(other))
+    return ibis.cases(
+        (numbers[0].notnull() & numbers[1].notnull(), apply(*numbers)),
+        (instants[0].notnull() & instants[1].notnull(), apply(*instants)),
+        else_=apply(column, other) if wanted in _EQUAL else ibis.literal(False),
+    )
+
+
+def _read_as(text: ir.StringValue, kind: Family) -> tuple[ir.Value, Family]:
+    """Text without a type as what it is compared with, where text can be that."""
+    if kind == "number":
+        return number_of(text), kind
+    return (instant_of(text), "timestamp") if kind in ("date", "timestamp") else (text, "text")
+
+
+def _unlike(name: str, wanted: Operator, left: str, right: str) -> ConditionError:
+    return ConditionError(
+        f"{name}: operator {wanted} does not compare a {left} value with a {right} value",
+        "compare values of one type: numbers, dates, times or texts",
+    )
 
 
 def _instants(column: ir.Value, name: str, wanted: Operator) -> ir.TimestampValue:
@@ -183,7 +292,9 @@ def _instant_literal(value: Any, name: str, wanted: Operator) -> ir.TimestampSca
         try:
             value = dt.datetime.fromisoformat(value)
         except ValueError:
-            raise ConditionError(f"{name}: the value of {wanted} is not an ISO-8601 date or instant") from None
+            raise ConditionError(
+                f"{name}: the value of {wanted} is not an ISO-8601 date or instant", "write YYYY-MM-DD or an ISO-8601 instant"
+            ) from None
     if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
         value = dt.datetime(value.year, value.month, value.day, tzinfo=dt.UTC)
     if isinstance(value, dt.datetime):
@@ -204,19 +315,28 @@ def _within(column: ir.TimestampValue, comparison: Comparison, as_of: dt.datetim
     return column >= future
 
 
+def _time_literal(value: Any, name: str, wanted: Operator) -> ir.TimeScalar:
+    try:
+        return ibis.literal(dt.time.fromisoformat(value))
+    except ValueError:
+        raise ConditionError(f"{name}: the value of {wanted} is not a time of day", "write HH:MM:SS") from None
+
+
 def _matches(column: ir.Value, comparison: Comparison, name: str) -> ir.BooleanValue:
     wanted, value = comparison.operator, comparison.value
     if family(column) != "text":
         raise _mismatch(name, wanted, family(column))
     pieces = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(piece, str) for piece in pieces):
-        raise ConditionError(f"{name}: {wanted} takes text")
-    if wanted is Operator.starts_with:
-        return column.startswith(pieces[0])
-    if wanted is Operator.ends_with:
-        return column.endswith(pieces[0])
     # A null column has no substring; an empty list names none.
-    return ibis.or_(*(column.contains(piece) for piece in pieces)) if pieces else ibis.literal(False)
+    return ibis.or_(*(_text_match(column, piece, wanted) for piece in pieces)) if pieces else ibis.literal(False)
+
+
+def _text_match(column: ir.Value, piece: Any, wanted: Operator) -> ir.BooleanValue:
+    if wanted is Operator.starts_with:
+        return column.startswith(piece)
+    if wanted is Operator.ends_with:
+        return column.endswith(piece)
+    return column.contains(piece)
 
 
 def event_value(messages: ir.Table, wanted: EventFilter) -> ir.StringValue:

@@ -6,12 +6,34 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from cdp_assets.data_graph.model import MAX_DEPTH, DataGraph, ExternalIdJoin
-from cdp_assets.space.conditions import EntityReference, audience_references, entity_references
+from cdp_assets.space.conditions import (
+    EntityReference,
+    audience_references,
+    compared_traits,
+    entity_references,
+    trait_conditions,
+)
 from cdp_assets.space.documents import Document, Place
 from cdp_assets.space.located import did_you_mean
-from cdp_assets.space.models import Activation, Audience, ColumnSubject, SpaceConfig, SqlModel
+from cdp_assets.space.models import (
+    LISTS,
+    ORDERS,
+    TEXTS,
+    UNARY,
+    Activation,
+    Audience,
+    ColumnSubject,
+    Operator,
+    SpaceConfig,
+    SqlModel,
+    Trait,
+    TraitCondition,
+    kind_of,
+)
 from cdp_assets.space.space import Problem
 from cdp_assets.space.transformations import Transformation
+
+MAX_COLUMNS = 500
 
 
 def check_references(
@@ -20,6 +42,7 @@ def check_references(
     *,
     config: SpaceConfig,
     graph: DataGraph | None,
+    traits: Mapping[str, Trait],
     audiences: Mapping[str, Audience],
     activations: Mapping[str, Activation],
     models: Mapping[str, SqlModel],
@@ -35,6 +58,8 @@ def check_references(
     for key, audience in audiences.items():
         document = documents["audiences", key]
         problems += _audience_graph(document, audience, graph)
+        problems += _compared(document, audience, traits)
+        problems += _target(document, audience)
         problems += _audience_audiences(document, key, audience, keys["audiences"])
     problems += _cycles(documents, audiences)
     if graph is not None and config.profiles == "built":
@@ -48,6 +73,8 @@ def check_references(
         problems += _consent(document, activation, config, selected)
         if graph is not None:
             problems += _paths(document, activation, graph, audiences.get(activation.audience or ""))
+        problems += _of_entities(document, activation, audiences.get(activation.audience or ""))
+        problems += _too_wide(document, activation, audiences.get(activation.audience or ""))
     for key, transformation in transformations.items():
         problems += _scope(documents["transformations", key], transformation, config)
     problems += _claimed_twice(documents, transformations)
@@ -87,6 +114,77 @@ _ADAPT = "adapt it to the data graph, and take the confirmation out of space.yam
 def _taken_away(graph: DataGraph, path: str) -> str | None:
     """Why consumers of a path cannot use it although that is known; else None."""
     return next((gone.reason for gone in graph.missing if path == gone.path or path.startswith(f"{gone.path}:")), None)
+
+
+def _compared(document: Document, audience: Audience, traits: Mapping[str, Trait]) -> Iterator[Problem]:
+    """What filters compare with: columns up the same branch, and traits that are one value."""
+    for reference in entity_references(audience):
+        slugs = reference.path.split(":")
+        for place, wanted in reference.filters:
+            of = wanted.reference.of if wanted.reference is not None else None
+            if of is not None and of not in slugs:
+                yield Problem(
+                    document.file,
+                    document.line(*place, "reference", "of"),
+                    f"'{of}' is not on the branch {reference.path}",
+                    did_you_mean(of, slugs, f"compare with a column of one of {', '.join(slugs)}, or with a trait"),
+                )
+    for place, name in compared_traits(audience):
+        if name in traits and traits[name].value_type in ("list", "boolean"):
+            yield Problem(
+                document.file,
+                document.line(*place),
+                f"trait '{name}' is a {traits[name].value_type}, with which nothing is compared",
+                "name a trait that is a number, a text or a timestamp",
+            )
+    for place, condition in trait_conditions(audience):
+        trait = traits.get(condition.trait)
+        if trait is not None and not _takes(trait.value_type, condition):
+            yield Problem(
+                document.file,
+                document.line(*place, "operator"),
+                f"operator {condition.operator} with this value does not fit trait '{trait.key}', which is a {trait.value_type}",
+                f"a {trait.value_type} takes {_TAKEN[trait.value_type]}",
+            )
+
+
+# What a computed trait of each type can be asked, for remedies. Traits from identify calls have no type.
+_TAKEN = {
+    "number": "equals, differs, one_of, none_of, less_than, at_most, greater_than, at_least with numbers, exists and absent",
+    "list": "contains and omits with texts, exists and absent",
+    "boolean": "equals and differs with true or false, exists and absent",
+    "timestamp": "the operators of dates, exists and absent",
+    "string": "any operator",
+}
+
+
+def _takes(kind: str, condition: TraitCondition) -> bool:
+    wanted, value = condition.operator, condition.value
+    if wanted in UNARY or kind == "string":
+        return True
+    kinds = {kind_of(one) for one in (value if isinstance(value, tuple) else (value,))}
+    if kind == "number":
+        return wanted in {Operator.equals, Operator.differs} | ORDERS | LISTS and kinds == {"number"}
+    if kind == "boolean":
+        return wanted in {Operator.equals, Operator.differs} and kinds == {"boolean"}
+    if kind == "list":
+        return wanted in {Operator.contains, Operator.omits} and kinds == {"text"}
+    return wanted not in TEXTS and not kinds & {"number", "boolean"}
+
+
+def _target(document: Document, audience: Audience) -> Iterator[Problem]:
+    """An audience of entities has those that its conditions match."""
+    path = audience.target_entity
+    matched = sorted({reference.path for reference in entity_references(audience) if reference.yields})
+    if path is not None and path not in matched:
+        yield Problem(
+            document.file,
+            document.line("target_entity"),
+            f"the conditions match no entities at '{path}'",
+            did_you_mean(
+                path, matched, "name the path of a with_entity condition" + (f": {', '.join(matched)}" if matched else "")
+            ),
+        )
 
 
 def _missing_relationship(reference: EntityReference, graph: DataGraph) -> tuple[str, str]:
@@ -226,6 +324,37 @@ def _paths(document: Document, activation: Activation, graph: DataGraph, audienc
             yield Problem(document.file, line, f"the data graph has no path '{path}'", did_you_mean(path, known))
         elif audience is not None:
             yield from _used(document, line, path, audience, triggers=place[0] == "trigger")
+
+
+def _of_entities(document: Document, activation: Activation, audience: Audience | None) -> Iterator[Problem]:
+    """Who is sent of an audience of entities: these entities."""
+    if audience is None or audience.target_entity is None:
+        return
+    if activation.trigger.unit != "entity" or activation.trigger.path != audience.target_entity:
+        yield Problem(
+            document.file,
+            document.line("trigger"),
+            f"audience '{audience.key}' is one of entities, and the trigger is not on them",
+            f"write unit: entity and path: {audience.target_entity}",
+        )
+
+
+def _too_wide(document: Document, activation: Activation, audience: Audience | None) -> Iterator[Problem]:
+    """Segment's limit on the columns of a linked audience: those of its conditions, and those that its messages carry."""
+    if audience is None:
+        return
+    columns = {
+        (reference.path, wanted.column.lower()) for reference in entity_references(audience) for _, wanted in reference.filters
+    }
+    columns |= {(item.path, column.lower()) for item in activation.personalization.entities for column in item.columns}
+    width = len(columns) + len(activation.personalization.traits)
+    if width > MAX_COLUMNS:
+        yield Problem(
+            document.file,
+            document.line("personalization"),
+            f"audience '{audience.key}' and this activation read {width} columns and traits; at most {MAX_COLUMNS} are allowed",
+            "personalize with fewer, or send them through two activations",
+        )
 
 
 def _used(document: Document, line: int, path: str, audience: Audience, *, triggers: bool) -> Iterator[Problem]:

@@ -85,7 +85,10 @@ def audience_slice(space: Space, key: str) -> Slice:
     nodes = {node.path: node for node in space.graph.nodes() if node.path in paths}
     joined = [node.join.name for node in nodes.values() if isinstance(node.join, TraitJoin)]
     traits = {name for _, name in trait_references(audience)} | set(joined)
+    # Said only where there is one: an option that is added to the language later changes no revision.
+    target = {"target_entity": audience.target_entity} if audience.target_entity else {}
     return {
+        **target,
         "match": audience.match,
         "groups": [
             {"match": group.match, "conditions": [_condition(condition) for condition in group.conditions]}
@@ -201,7 +204,13 @@ def _condition(condition: object) -> Slice:
 
 
 def _lower_columns(filters: Slice) -> Slice:
-    return {junction: [{**item, "column": item["column"].lower()} for item in items] for junction, items in filters.items()}
+    return {junction: [_lower_column(item) for item in items] for junction, items in filters.items()}
+
+
+def _lower_column(item: Slice) -> Slice:
+    reference = item.get("reference", {})
+    lowered = {"reference": {**reference, "column": reference["column"].lower()}} if "column" in reference else {}
+    return {**item, "column": item["column"].lower(), **lowered}
 
 
 def _query(space: Space, text: str) -> str:

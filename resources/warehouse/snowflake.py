@@ -182,7 +182,7 @@ def _json_chunks(rows: pa.Table) -> Iterator[str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, dt.datetime):
         return value.isoformat(sep=" ", timespec="microseconds")
-    if isinstance(value, dt.date):
+    if isinstance(value, dt.date | dt.time):
         return value.isoformat()
     return str(value) if type(value).__name__ == "Decimal" else value
 

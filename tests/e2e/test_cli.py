@@ -11,6 +11,7 @@ import sqlglot
 from typer.testing import CliRunner
 
 from cdp_assets.cli import app
+from cdp_assets.space.query import compile_query
 from cdp_assets.space.space import SpaceError
 from tests.e2e.conftest import ROOT, Stage
 
@@ -48,6 +49,12 @@ def test_preview_counts_what_the_build_counted_and_masks_people(
 @pytest.mark.parametrize("dialect", ["duckdb", "snowflake", "databricks", "bigquery"])
 def test_sql_prints_a_query_of_the_dialect(where: list[object], dialect: str) -> None:
     assert sqlglot.parse_one(cdp("sql", "overdue_checking", *where, "--dialect", dialect), read=dialect) is not None
+
+
+def test_query_prints_what_an_audience_file_may_say_instead(where: list[object]) -> None:
+    text = cdp("query", "overdue_checking", *where[:2])
+    assert text.startswith("entity('accounts').where(property('account_type') = 'checking' AND entity('credit-cards')")
+    assert len(compile_query(text).groups) == 1
 
 
 def test_the_ledger_can_be_read(where: list[object], first_summary: dict) -> None:

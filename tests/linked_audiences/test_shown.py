@@ -83,20 +83,45 @@ def test_a_preview_counts_samples_and_writes_nothing(duckdb_warehouse: Warehouse
             "identifiers": {"email": ["xxx@xxxxxxx.xxx"]},
             "entities": {
                 "accounts": [
-                    {"id": "1", "entities": {"cards": [{"id": "10", "entities": {}}]}},
-                    {"id": "2", "entities": {"cards": [{"id": "11", "entities": {}}]}},
+                    {
+                        "id": "1",
+                        "properties": {"kind": "checking", "balance": None},
+                        "entities": {"cards": [{"id": "10", "properties": {"overdue": True}, "entities": {}}]},
+                    },
+                    {
+                        "id": "2",
+                        "properties": {"kind": "savings", "balance": None},
+                        "entities": {"cards": [{"id": "11", "properties": {"overdue": True}, "entities": {}}]},
+                    },
                 ]
             },
         }
     ]
     assert "pat@" not in json.dumps(found.to_json()) + found.to_text()
-    assert "overdue: 1 member(s)" in found.to_text() and "    cards 10" in found.to_text()
+    assert "overdue: 1 member(s)" in found.to_text() and "    cards 10 (overdue True)" in found.to_text()
     assert preview(duckdb_warehouse, made, "overdue", AS_OF, show_personal=True).members[0]["identifiers"] == {
         "email": ["pat@example.com"]
     }
     assert (duckdb_warehouse.list_tables("linked_audiences"), duckdb_warehouse.list_tables("cdp_scratch")) == before
     assert members(duckdb_warehouse, made, "overdue") == []
     assert preview(duckdb_warehouse, made, "idle", AS_OF, sample=0).members == []
+
+
+def test_a_preview_masks_what_looks_personal_in_columns_counts_target_entities_and_has_a_limit(
+    duckdb_warehouse: Warehouse,
+) -> None:
+    world = bank(accounts=[(1, "pat@example.com"), (2, "pat@example.com"), (2, "quinn@example.com")])
+    world.profile("P", email="pat@example.com")
+    world.profile("Q", email="quinn@example.com")
+    world.write(duckdb_warehouse)
+    owned = one_group("owned", {"with_entity": "accounts", "where": where(("owner", "exists"))})
+    made = bank_space({**owned, "target_entity": "accounts"})
+    found = preview(duckdb_warehouse, made, "owned", AS_OF, sample=1)
+    assert (found.count, found.target_entities, found.to_json()["target_entities"]) == (2, 2, 2)
+    assert found.members[0]["entities"]["accounts"][0]["properties"] == {"owner": "xxx@xxxxxxx.xxx"}
+    assert "owned: 2 member(s) of 2 entities" in found.to_text()
+    with pytest.raises(ConditionError, match="at most 3,000 members"):
+        preview(duckdb_warehouse, made, "owned", AS_OF, sample=3001)
 
 
 def test_a_preview_takes_traits_computed_in_place(duckdb_warehouse: Warehouse) -> None:

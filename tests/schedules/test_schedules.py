@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from croniter import croniter
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from cdp_assets.dagster_support import META_AS_OF, TAG_AS_OF, asset_key, format_instant, partitions_of
@@ -204,6 +205,9 @@ class Clock:
         run = dg.DagsterRun(job_name="__ASSET_JOB", status=status, tags=dict(request.tags), remote_job_origin=origin)
         return self.instance.add_run(run).run_id
 
+    def end(self, run_id: str) -> None:
+        self.instance.report_dagster_event(dg.DagsterEvent("PIPELINE_SUCCESS", job_name="__ASSET_JOB"), run_id)
+
 
 @pytest.fixture
 def clock(folder: Path, instance: dg.DagsterInstance, tmp_path: Path) -> Clock:
@@ -245,6 +249,25 @@ def test_a_tick_is_skipped_while_a_run_of_the_same_schedule_is_unfinished(clock:
     requests, skip = clock.tick(DEFAULT, TICK + HOUR)
     assert requests == []
     assert skip == f"run {run_id} of this schedule has not ended; the next tick takes its place"
+
+
+def test_AE2_8_a_run_of_40_minutes_on_a_15_minute_schedule_is_followed_at_the_next_aligned_tick(
+    folder: Path, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    clock = Clock(edited(folder, audiences__active=("", "schedule: {every: 15m}\n")), instance, tmp_path / "home")
+    name = "mini__audiences_every_15m"
+    # Enabled at 09:52: ticks are aligned to the clock, not to that.
+    cron = croniter(str(clock.definitions.resolve_schedule_def(name).cron_schedule), TICK - dt.timedelta(minutes=8))
+    ticks = [cron.get_next(dt.datetime) for _ in range(4)]
+    assert [tick.strftime("%H:%M") for tick in ticks] == ["10:00", "10:15", "10:30", "10:45"]
+    (first,), _ = clock.tick(name, ticks[0])
+    run = clock.record_run(first, dg.DagsterRunStatus.STARTED)
+    for tick in ticks[1:3]:
+        requests, skip = clock.tick(name, tick)
+        assert requests == [] and skip is not None and run in skip
+    clock.end(run)  # at 10:40
+    (following,), _ = clock.tick(name, ticks[3])
+    assert following.tags[TAG_AS_OF] == "2026-01-05T10:45:00Z"
 
 
 @pytest.mark.parametrize("status", ["SUCCESS", "FAILURE", "CANCELED"])

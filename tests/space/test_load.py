@@ -59,8 +59,8 @@ def test_a_broken_space_names_every_problem_and_nothing_else(directory: Path) ->
     assert all(problem.remedy and problem.level == "error" for problem in problems)
 
 
-def test_there_are_twenty_broken_spaces() -> None:
-    assert len(BROKEN) == 22
+def test_there_are_broken_spaces_of_every_kind() -> None:
+    assert len(BROKEN) == 23
 
 
 def test_a_problem_prints_as_place_message_and_remedy() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import ibis
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
-from cdp_assets.space.models import ColumnFilter, Comparison
+from cdp_assets.space.models import ColumnFilter, Comparison, Operator, ReferringEventFilter
 from cdp_assets.space.operators import ConditionError, compare
 from resources.warehouse import TableRef, TableSpec, Warehouse
 
@@ -19,6 +21,8 @@ SPEC = TableSpec(
     "one row per value",
     subject=None,
 )
+
+ONE_OF_EACH = ibis.table({**SPEC.schema, "w": "time", "j": "array<string>"}, name="values")
 
 
 def rows_of(**columns: list[Any]) -> pa.Table:
@@ -157,14 +161,167 @@ def test_windows_of_instants_include_both_edges(warehouse: Warehouse) -> None:
         ("n", ColumnFilter(column="n", operator="contains", value="1"), r"column n: operator contains .* number column"),
         ("n", ColumnFilter(column="n", operator="equals", value="1"), r"number column and a text value"),
         ("n", ColumnFilter(column="n", operator="within_last", amount=1), r"operator within_last .* number column"),
-        ("b", ColumnFilter(column="b", operator="less_than", value=True), r"less_than .* boolean"),
-        ("d", ColumnFilter(column="d", operator="before_date", value="soon"), r"not an ISO-8601"),
-        ("t", ColumnFilter(column="t", operator="one_of", value=("a", 1)), r"different types"),
+        ("b", ColumnFilter(column="b", operator="one_of", value=(True,)), r"operator one_of .* boolean column"),
+        ("t", ColumnFilter(column="t", operator="equals", value=1), r"text column and a number value"),
+        ("t", ColumnFilter(column="t", operator="at_least", value=1), r"operator at_least .* text column"),
+        ("t", ColumnFilter(column="t", operator="before_date", value="2026-01-01"), r"operator before_date .* text column"),
+        ("d", ColumnFilter(column="d", operator="equals", value="soon"), r"not an ISO-8601"),
+        ("w", ColumnFilter(column="w", operator="equals", value="soon"), r"not a time of day"),
+        ("w", ColumnFilter(column="w", operator="one_of", value=("08:00",)), r"operator one_of .* time column"),
+        ("j", ColumnFilter(column="j", operator="equals", value="a"), r"operator equals .* other column"),
     ],
 )
-def test_an_operator_that_does_not_fit_names_column_and_operator(
-    duckdb_warehouse: Warehouse, column: str, comparison: ColumnFilter, complaint: str
-) -> None:
-    duckdb_warehouse.ensure(SPEC)
-    with pytest.raises(ConditionError, match=complaint):
-        compare(duckdb_warehouse.table(SPEC.ref)[column], comparison, AS_OF)
+def test_an_operator_that_does_not_fit_names_column_and_operator(column: str, comparison: ColumnFilter, complaint: str) -> None:
+    with pytest.raises(ConditionError, match=complaint) as caught:
+        compare(ONE_OF_EACH[column], comparison, AS_OF)
+    assert caught.value.remedy
+
+
+# What a column of each type takes, and what with a reference, written out once more.
+ORDER = "equals differs less_than at_most greater_than at_least"
+DATES = f"{ORDER} before_date after_date within_last within_next before_last after_next exists absent"
+TAKES = {
+    "n": f"{ORDER} one_of none_of exists absent",
+    "t": "equals differs contains omits starts_with ends_with one_of none_of exists absent",
+    "b": "equals differs exists absent",
+    "d": DATES,
+    "at": DATES,
+    "w": f"{ORDER} exists absent",
+    "j": "exists absent",
+}
+REFERS = {
+    "n": ORDER,
+    "t": "equals differs contains omits starts_with ends_with",
+    "b": "",
+    "d": ORDER,
+    "at": ORDER,
+    "w": ORDER,
+    "j": "",
+}
+CONSTANTS = {"n": 1, "t": "a", "b": True, "d": "2026-01-01", "at": "2026-01-01T00:00:00Z", "w": "08:00:00", "j": "a"}
+
+
+def filtered(column: str, operator: str, **more: Any) -> ColumnFilter | None:
+    """A filter, None where the model refuses it whatever the column is."""
+    value = CONSTANTS[column]
+    needs_value = operator not in ("exists", "absent") and not operator.startswith(("within", "before_l", "after_n"))
+    if operator.startswith(("within", "before_l", "after_n")):
+        more.setdefault("amount", 1)
+    elif needs_value and "reference" not in more:
+        more["value"] = (value,) if operator in ("one_of", "none_of") else value
+    try:
+        return ColumnFilter(column=column, operator=operator, **more)
+    except ValidationError:
+        return None
+
+
+@pytest.mark.parametrize("column", TAKES)
+def test_the_matrix_of_operators_and_types(column: str) -> None:
+    taken, referring = set(), set()
+    for operator in Operator:
+        for found, other in ((taken, None), (referring, ONE_OF_EACH[column])):
+            more = {"reference": {"column": column}} if other is not None else {}
+            if more and operator.startswith(("within", "before_l", "after_n")):
+                more["amount"] = None
+            wanted = filtered(column, operator, **more)
+            if wanted is None:
+                continue
+            try:
+                compare(ONE_OF_EACH[column], wanted, AS_OF, other)
+                found.add(str(operator))
+            except ConditionError as error:
+                assert f"column {column}: operator {operator} does not fit" in str(error)
+    assert taken == set(TAKES[column].split())
+    assert referring == set(REFERS[column].split())
+
+
+@pytest.mark.parametrize(
+    ("comparison", "complaint"),
+    [
+        ({"operator": "less_than", "value": True}, "compares numbers, dates and times, not a boolean"),
+        ({"operator": "at_least", "value": "many"}, "compares numbers, dates and times, not text"),
+        ({"operator": "before_date", "value": "soon"}, "is not a date"),
+        ({"operator": "one_of", "value": ("a", 1)}, "different types"),
+        ({"operator": "contains", "value": 1}, "takes text, not a number"),
+        ({"operator": "exists", "reference": {"trait": "a"}}, "exists takes no reference"),
+        ({"operator": "one_of", "reference": {"trait": "a"}}, "one_of takes no reference"),
+        ({"operator": "equals", "value": 1, "reference": {"trait": "a"}}, "one of 'value' and 'reference'"),
+        ({"operator": "equals", "reference": {"trait": "a", "column": "b"}}, "exactly one of 'column' and 'trait'"),
+        ({"operator": "equals", "reference": {"trait": "a", "of": "b"}}, "'of' goes with 'column'"),
+    ],
+)
+def test_what_fits_no_column_is_refused_when_it_is_read(comparison: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        ColumnFilter(column="c", **comparison)
+
+
+PAIRS = TableSpec(
+    TableRef("raw", "pairs"),
+    {"id": "string", "n": "int64", "m": "float64", "t": "string", "u": "string", "d": "date", "at": "timestamp", "w": "time"},
+    "two values beside each other",
+    subject=None,
+)
+
+
+def test_references_compare_values_of_one_type_and_null_meets_nothing_but_omits(warehouse: Warehouse) -> None:
+    day, noon = dt.date(2026, 1, 1), dt.datetime(2026, 1, 1, 12)
+    rows = [
+        ("0", 2, 2.0, "gold", "ol", day, noon, dt.time(8)),
+        ("1", 1, 1.5, "10", "9.5", day, dt.datetime(2026, 1, 1), dt.time(9)),
+        ("2", None, 1.0, None, "a", None, noon, None),
+        ("3", 1, None, "2026-01-01T00:00:00Z", "2025-12-31T23:00:00-02:00", dt.date(2026, 1, 2), noon, dt.time(8, 30)),
+    ]
+    warehouse.ensure(PAIRS)
+    schema = PAIRS.schema.to_pyarrow()
+    columns = {f.name: pa.array(values, f.type) for f, values in zip(schema, zip(*rows, strict=True), strict=True)}
+    warehouse.append(PAIRS.ref, pa.table(columns))
+    table = warehouse.table(PAIRS.ref)
+
+    def column(name: str, operator: str, **reference: str) -> ColumnFilter:
+        return ColumnFilter(column=name, operator=operator, reference=reference)
+
+    def prop(operator: str) -> ReferringEventFilter:
+        return ReferringEventFilter(property="p", operator=operator, reference={"trait": "x"})
+
+    asked = {
+        "equal numbers": compare(table.n, column("n", "equals", column="m"), AS_OF, table.m),
+        "smaller numbers": compare(table.n, column("n", "less_than", column="m"), AS_OF, table.m),
+        "differing numbers": compare(table.n, column("n", "differs", column="m"), AS_OF, table.m),
+        "contained": compare(table.t, column("t", "contains", column="u"), AS_OF, table.u),
+        "omitted": compare(table.t, column("t", "omits", column="u"), AS_OF, table.u),
+        "later than its day": compare(table["at"], column("at", "greater_than", column="d"), AS_OF, table.d),
+        "number and text of a trait": compare(table.m, column("m", "less_than", trait="x"), AS_OF, table.u),
+        "date and text of a trait": compare(table.d, column("d", "less_than", trait="x"), AS_OF, table.u),
+        "late": compare(table.w, column("w", "greater_than", column="w"), AS_OF, ibis.literal(dt.time(8))),
+        "property and trait in order": compare(table.t, prop("greater_than"), AS_OF, table.u),
+        "property before trait": compare(table.t, prop("less_than"), AS_OF, table.u),
+        "property and trait equal": compare(table.u, prop("equals"), AS_OF, table.u),
+        "property and number": compare(table.u, prop("greater_than"), AS_OF, table.n),
+    }
+    found = warehouse.rows(table.select("id", **{f"c{i}": verdict for i, verdict in enumerate(asked.values())}), 9)
+    held = {name: "".join(sorted(row["id"] for row in found if row[f"c{i}"])) for i, name in enumerate(asked)}
+    assert all(row[f"c{i}"] is not None for row in found for i in range(len(asked)))
+    assert held == {
+        "equal numbers": "0",
+        "smaller numbers": "1",
+        "differing numbers": "1",
+        "contained": "0",
+        "omitted": "123",
+        "later than its day": "0",
+        "number and text of a trait": "1",
+        "date and text of a trait": "",
+        "late": "13",
+        "property and trait in order": "1",
+        "property before trait": "3",
+        "property and trait equal": "0123",
+        "property and number": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "operator"), [("n", "t", "equals"), ("t", "n", "equals"), ("d", "w", "equals"), ("w", "t", "at_least")]
+)
+def test_references_of_different_types_are_refused(left: str, right: str, operator: str) -> None:
+    wanted = ColumnFilter(column=left, operator=operator, reference={"column": right})
+    with pytest.raises(ConditionError, match=f"column {left}: operator {operator} does not compare a .* with a .* value"):
+        compare(ONE_OF_EACH[left], wanted, AS_OF, ONE_OF_EACH[right])

@@ -1,0 +1,335 @@
+"""The rows of entity conditions: which pass, to whom they belong, and which of them become context.
+
+What belongs here: joins of the data graph, filters, quantifiers, nested conditions, and what filters refer to. What does not:
+who is a member (``compile.py``), what an operator means (``space/operators.py``).
+
+How it reads
+- An instance is a primary key: rows that repeat it count once, and rows without it do not count. Joins are inner.
+- Below an entity the key is the *value* of the parent's join column, so children are counted per parent row.
+- A filter may compare with a column further up its branch, or with a trait of the profile. Rows below then pass or not depending
+  on what stands above them: such a condition is asked once for every distinct combination of join value and values above
+  (``cdp_ref_…`` columns carry these down), and the answer is joined back. All other conditions are a plain IN.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import ibis
+import ibis.expr.types as ir
+
+from cdp_assets.data_graph.keys import comparable, key_text
+from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, MissingNodeError, Node, TraitJoin
+from cdp_assets.space.conditions import filters_of
+from cdp_assets.space.models import ColumnFilter, EntityCondition, EventCondition
+from cdp_assets.space.operators import ConditionError, compare, joined_by
+from resources.warehouse import TableRef, Warehouse
+
+PROFILE = "canonical_segment_id"
+
+
+@dataclass(frozen=True, order=True)
+class Above:
+    """A value that rows are compared with and do not hold themselves: a column of a node up the branch, or (path None) a trait."""
+
+    path: str
+    name: str
+
+    @property
+    def is_trait(self) -> bool:
+        return not self.path
+
+
+@dataclass
+class EntityRows:
+    """Compiles entity conditions.
+
+    identifiers: (canonical_segment_id, type, value). trait: name -> (canonical_segment_id, value), the value as text or number.
+    """
+
+    warehouse: Warehouse
+    graph: DataGraph
+    as_of: dt.datetime
+    identifiers: Callable[[], ir.Table]
+    trait: Callable[[str], ir.Table]
+    _names: dict[Above, str] = field(default_factory=dict)
+
+    # -- whether -----------------------------------------------------------------------------------------------------
+
+    def holds(self, profile: ir.StringValue, condition: EntityCondition) -> ir.BooleanValue:
+        """Whether a profile has so many rows that pass; never NULL."""
+        node = child_node(self.graph, None, condition.relationship)
+        rows = self.of_profiles(node, condition)
+        keyed = rows.select(cdp_key=rows["cdp_profile"], cdp_id=column_of(rows, node.entity.primary_key, node))
+        return quantified(profile, keyed, condition, negated=condition.without_entity is not None)
+
+    def of_profiles(self, node: Node, condition: EntityCondition) -> ir.Table:
+        """Passing rows of a node below the profile with ``cdp_profile``; a row as often as it has profiles."""
+        join, table = node.join, self._table(node)
+        if isinstance(join, ExternalIdJoin):
+            found = self.identifiers()
+            found = found.filter(found["type"] == join.type)
+            links = found.select(cdp_profile=found[PROFILE], cdp_value=found["value"])
+        elif isinstance(join, TraitJoin):
+            links = self._trait_texts(join.name)
+        else:
+            raise ConditionError(f"relationship {node.path} is below the profile and needs external_id or trait")
+        needed = self._above(condition, None)
+        if not needed:
+            table = self._passing(table, node, condition)
+        for trait in needed:
+            values = self.trait(trait.name)
+            values = values.select(cdp_of=values[PROFILE], **{self._name(trait): values["value"]})
+            links = links.left_join(values, links["cdp_profile"] == values["cdp_of"]).drop("cdp_of")
+        key = key_text(column_of(table, join.join_key, node))
+        rows = links.join(table, links["cdp_value"] == key).drop("cdp_value")
+        return self._passing(rows, node, condition) if needed else rows
+
+    def _trait_texts(self, name: str) -> ir.Table:
+        """(cdp_profile, cdp_value): a trait as text, to be joined with; of numbers only the whole ones."""
+        rows = self.trait(name)
+        value = rows["value"]
+        if not value.type().is_string():
+            whole = value.cast("int64")
+            value = ibis.ifelse(whole.cast("float64") == value, whole.cast("string"), ibis.null("string"))
+        return rows.select(cdp_profile=rows[PROFILE], cdp_value=value)
+
+    # -- passing rows ------------------------------------------------------------------------------------------------
+
+    def _table(self, node: Node) -> ir.Table:
+        return self.warehouse.table(TableRef.parse(node.entity.table_ref))
+
+    def _passing(self, rows: ir.Table, node: Node, condition: EntityCondition) -> ir.Table:
+        """The rows that pass the condition's filters and nested conditions. ``rows`` has the entity's columns and what is above them."""
+        nested = condition.nested.conditions if condition.nested else ()
+        answers: dict[int, str] = {}
+        for index, child in enumerate(nested):
+            if self._above(child, node.path):
+                answers[index] = f"cdp_answer_{index}"
+                rows = self._answered(rows, node, child, answers[index])
+        verdicts = [column_of(rows, node.entity.primary_key, node).notnull(), self._filters(rows, node, condition)]
+        if condition.nested:
+            below = [
+                rows[answers[index]] if index in answers else self._plain_nested(rows, node, child)
+                for index, child in enumerate(nested)
+            ]
+            verdicts.append(joined_by(condition.nested.match, below))
+        return rows.filter(ibis.and_(*verdicts)).drop(*answers.values())
+
+    def _filters(self, rows: ir.Table, node: Node, condition: EntityCondition) -> ir.BooleanValue:
+        where = condition.where
+        verdicts = [
+            compare(column_of(rows, wanted.column, node), wanted, self.as_of, self._other(rows, node, wanted))
+            for wanted in filters_of(where)
+        ]
+        return joined_by("any" if where is not None and where.any is not None else "all", verdicts)
+
+    def _plain_nested(self, rows: ir.Table, parent: Node, condition: EntityCondition) -> ir.BooleanValue:
+        """Whether rows of a parent entity have so many children that pass, where these depend on nothing above."""
+        node = child_node(self.graph, parent.path, condition.relationship)
+        children = self._of_parents(node, self._passing(self._table(node), node, condition))
+        value, key = comparable(self._parent_value(rows, parent, node), children["cdp_key"])
+        keyed = children.select(cdp_key=key, cdp_id=column_of(children, node.entity.primary_key, node))
+        return quantified(value, keyed, condition, negated=condition.without_entity is not None)
+
+    def _answered(self, rows: ir.Table, parent: Node, condition: EntityCondition, answer: str) -> ir.Table:
+        """``rows`` with a column that says of each whether it has so many children that pass, given what is above them."""
+        node = child_node(self.graph, parent.path, condition.relationship)
+        carried = self._carried(rows, parent, condition)
+        children = self._of_parents(node, self._table(node))
+        value, key = comparable(self._parent_value(rows, parent, node), children["cdp_key"])
+        asked = rows.mutate(cdp_asked=value, **{f"{name}_asked": above for name, above in carried.items()})
+        questions = asked.select(cdp_join="cdp_asked", **{name: f"{name}_asked" for name in carried}).distinct()
+        joined = questions.join(children, questions["cdp_join"] == key).drop("cdp_key")
+        passing = self._passing(joined, node, condition)
+        identity = column_of(passing, node.entity.primary_key, node)
+        counts = passing.group_by("cdp_join", *carried).aggregate(cdp_count=identity.nunique())
+        found = counts.select("cdp_count", cdp_found=counts["cdp_join"], **{f"{name}_found": counts[name] for name in carried})
+        same = [asked["cdp_asked"] == found["cdp_found"]]
+        same += [asked[f"{name}_asked"].identical_to(found[f"{name}_found"]) for name in carried]
+        answered = asked.left_join(found, same)
+        counted = answered["cdp_count"].fill_null(0)
+        verdict = enough(counted, condition, negated=condition.without_entity is not None)
+        helpers = ["cdp_asked", "cdp_count", "cdp_found", *(f"{name}{end}" for name in carried for end in ("_asked", "_found"))]
+        return answered.mutate(**{answer: verdict}).drop(*helpers)
+
+    # -- what filters refer to ---------------------------------------------------------------------------------------
+
+    def _above(self, condition: EntityCondition, parent: str | None) -> list[Above]:
+        """What the condition, or one below it, compares with and its own rows do not hold."""
+        path = f"{parent}:{condition.relationship}" if parent else condition.relationship
+        found: set[Above] = set()
+        for wanted in filters_of(condition.where):
+            reference = wanted.reference
+            if reference is not None:
+                found.add(Above("", reference.trait) if reference.trait is not None else self._referred(path, wanted))
+        for child in condition.nested.conditions if condition.nested else ():
+            found |= set(self._above(child, path))
+        return sorted(above for above in found if above.path != path)
+
+    def _referred(self, path: str, wanted: ColumnFilter) -> Above:
+        """The column that a filter on ``path`` refers to. Raises ConditionError for an entity that is not on the branch."""
+        reference = wanted.reference
+        assert reference is not None and reference.column is not None
+        slugs = path.split(":")
+        if reference.of is None:
+            return Above(path, reference.column.lower())
+        if reference.of not in slugs:
+            raise ConditionError(f"column {wanted.column} ({path}): there is no {reference.of} on this branch")
+        return Above(":".join(slugs[: slugs.index(reference.of) + 1]), reference.column.lower())
+
+    def _name(self, above: Above) -> str:
+        return self._names.setdefault(above, f"cdp_ref_{len(self._names)}")
+
+    def _other(self, rows: ir.Table, node: Node, wanted: ColumnFilter) -> ir.Value | None:
+        """The value that a filter compares with, if it is no constant."""
+        if wanted.reference is None:
+            return None
+        if wanted.reference.trait is not None:
+            return rows[self._name(Above("", wanted.reference.trait))]
+        above = self._referred(node.path, wanted)
+        return column_of(rows, above.name, node) if above.path == node.path else rows[self._name(above)]
+
+    def _carried(self, rows: ir.Table, parent: Node, condition: EntityCondition) -> dict[str, ir.Value]:
+        """Values of ``rows`` that a condition below them needs, by the names under which they go down."""
+        return {
+            self._name(above): column_of(rows, above.name, parent) if above.path == parent.path else rows[self._name(above)]
+            for above in self._above(condition, parent.path)
+        }
+
+    # -- joins between entities --------------------------------------------------------------------------------------
+
+    def _parent_value(self, rows: ir.Table, parent: Node, node: Node) -> ir.Value:
+        """The value by which a parent row is joined to its children."""
+        join = _join_between_entities(node)
+        return column_of(rows, join.left if isinstance(join, ColumnJoin) else join.parent_column, parent)
+
+    def _of_parents(self, node: Node, rows: ir.Table) -> ir.Table:
+        """``rows`` of a nested node with ``cdp_key``, the parent's join value; a row as often as it has parents' values."""
+        join = _join_between_entities(node)
+        if isinstance(join, ColumnJoin):
+            return rows.mutate(cdp_key=column_of(rows, join.right, node))
+        junction = self.warehouse.table(TableRef.parse(join.table_ref))
+        left, right = (column_of(junction, name, node) for name in (join.junction_left, join.junction_right))
+        value, key = comparable(right, column_of(rows, join.child_column, node))
+        links = junction.select(cdp_key=left, cdp_link=value)
+        return links.join(rows, links["cdp_link"] == key).drop("cdp_link")
+
+    # -- context -----------------------------------------------------------------------------------------------------
+
+    def context(self, condition: EntityCondition, satisfied: ir.Table) -> Iterator[ir.Table]:
+        """(canonical_segment_id, path, entity_id, parent_entity_id) of a ``with`` condition that the profiles ``satisfied`` meet."""
+        node = child_node(self.graph, None, condition.relationship)
+        rows = self.of_profiles(node, condition)
+        rows = rows.semi_join(satisfied, rows["cdp_profile"] == satisfied[PROFILE]).mutate(cdp_parent=ibis.null("string"))
+        yield from self._context_rows(node, condition, rows)
+
+    def _context_rows(self, node: Node, condition: EntityCondition, rows: ir.Table) -> Iterator[ir.Table]:
+        """Of rows with ``cdp_profile`` and ``cdp_parent``: themselves, then the children that nested conditions name."""
+        identity = key_text(column_of(rows, node.entity.primary_key, node))
+        yield rows.select(
+            **{PROFILE: rows["cdp_profile"]},
+            path=ibis.literal(node.path),
+            entity_id=identity,
+            parent_entity_id=rows["cdp_parent"],
+        )
+        if condition.nested is None:
+            return
+        several = condition.nested.match == "any" and len(condition.nested.conditions) > 1
+        for nested in condition.nested.conditions:
+            if not yields(nested):
+                continue
+            kept = rows
+            # Of "any" a condition must hold by itself, which having a row already says when one is enough.
+            if several and nested.quantifier != ("at_least", 1):
+                kept = self._keeping(rows, node, nested)
+            child = child_node(self.graph, node.path, nested.relationship)
+            yield from self._context_rows(child, nested, self._children(kept, node, child, nested))
+
+    def _keeping(self, rows: ir.Table, parent: Node, condition: EntityCondition) -> ir.Table:
+        if not self._above(condition, parent.path):
+            return rows.filter(self._plain_nested(rows, parent, condition))
+        answered = self._answered(rows, parent, condition, "cdp_kept")
+        return answered.filter(answered["cdp_kept"]).drop("cdp_kept")
+
+    def _children(self, rows: ir.Table, parent: Node, node: Node, condition: EntityCondition) -> ir.Table:
+        """The passing children of ``rows``, with ``cdp_profile``, ``cdp_parent`` and what is above them."""
+        carried = self._carried(rows, parent, condition)
+        passing = self._table(node) if carried else self._passing(self._table(node), node, condition)
+        children = self._of_parents(node, passing)
+        value, key = comparable(self._parent_value(rows, parent, node), children["cdp_key"])
+        identity = key_text(column_of(rows, parent.entity.primary_key, parent))
+        parents = rows.select("cdp_profile", cdp_value=value, cdp_parent=identity, **carried)
+        joined = parents.join(children, parents["cdp_value"] == key).drop("cdp_value", "cdp_key")
+        return self._passing(joined, node, condition) if carried else joined
+
+
+def child_node(graph: DataGraph, parent: str | None, slug: str) -> Node:
+    """The node of relationship ``slug`` below ``parent`` (None: the profile). Raises ConditionError."""
+    try:
+        return graph.child(parent, slug)
+    except MissingNodeError as error:
+        raise ConditionError(str(error)) from None
+
+
+def _join_between_entities(node: Node) -> ColumnJoin | JunctionJoin:
+    if isinstance(node.join, ColumnJoin | JunctionJoin):
+        return node.join
+    raise ConditionError(f"relationship {node.path} is below an entity and needs join_on or junction_table")
+
+
+def yields(condition: EntityCondition) -> bool:
+    """Whether rows make the condition hold, rather than their absence."""
+    return condition.with_entity is not None and not condition.zero
+
+
+# -- quantities ----------------------------------------------------------------------------------------------------------
+
+
+def quantified(key: ir.Value, keyed: ir.Table, condition: EntityCondition | EventCondition, *, negated: bool) -> ir.BooleanValue:
+    """Whether ``key`` has so many distinct ``cdp_id`` in ``keyed``: (cdp_key, cdp_id). A null key has none. Never NULL."""
+    keyed = keyed.filter(keyed["cdp_key"].notnull())
+
+    def among(found: ir.Table) -> ir.BooleanValue:
+        return key.notnull() & key.isin(found["cdp_key"])
+
+    def counted(verdict: Callable[[ir.IntegerValue], ir.BooleanValue]) -> ir.BooleanValue:
+        counts = keyed.group_by("cdp_key").aggregate(cdp_count=keyed["cdp_id"].nunique())
+        return among(counts.filter(verdict(counts["cdp_count"])))
+
+    quantifier, number = condition.quantifier
+    if negated or condition.zero:
+        return ~among(keyed)
+    if quantifier == "at_most":
+        return ~counted(lambda count: count > number)
+    if quantifier == "exactly":
+        return counted(lambda count: count == number)
+    return among(keyed) if number == 1 else counted(lambda count: count >= number)
+
+
+def enough(count: ir.IntegerValue, condition: EntityCondition, *, negated: bool) -> ir.BooleanValue:
+    """Whether ``count`` instances, 0 included, are so many."""
+    quantifier, number = condition.quantifier
+    if negated:
+        return count == 0
+    if quantifier == "at_most":
+        return count <= number
+    return count == number if quantifier == "exactly" else count >= number
+
+
+# -- columns and keys ----------------------------------------------------------------------------------------------------
+
+
+def column_of(table: ir.Table, name: str, node: Node) -> ir.Value:
+    """A column by name in any case. Raises ConditionError."""
+    if name.lower() not in table.columns:
+        raise ConditionError(
+            f"entity {node.entity.slug} ({node.path}): no column {name}", f"columns: {', '.join(_own(table.columns))}"
+        )
+    return table[name.lower()]
+
+
+def _own(columns: Sequence[str]) -> list[str]:
+    return [name for name in columns if not name.startswith("cdp_")]
