@@ -516,6 +516,16 @@ def memberships_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime
     return _known(log, as_of).join(ids, "segment_id").select("canonical_segment_id", "group_id").distinct()
 
 
+def newest_memberships_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+    """(canonical_segment_id, group_id): one row per profile with any group, the one that it was put into last; of one instant the first by id."""
+    ids = canonical_ids_as_of(warehouse, graph, as_of)
+    log = external.membership_log(warehouse, graph) if graph.external else warehouse.table(GROUP_MEMBERSHIPS.ref)
+    joined = _known(log, as_of).join(ids, "segment_id").select("canonical_segment_id", "group_id", "received_at")
+    order = ibis.window(group_by="canonical_segment_id", order_by=[ibis.desc("received_at"), "group_id"])
+    ranked = joined.mutate(_rank=ibis.row_number().over(order))
+    return ranked.filter(ranked._rank == 0).select("canonical_segment_id", "group_id")
+
+
 def group_traits_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
     """(group_id, name, value): traits of groups from group calls, the newest value per name, removed ones left out."""
     log = external.group_trait_log(warehouse, graph) if graph.external else warehouse.table(GROUP_TRAITS_UPDATES.ref)
