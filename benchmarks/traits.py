@@ -120,7 +120,7 @@ def _generate(warehouse: DuckDBWarehouse, events: int) -> None:
         INSERT INTO {warehouse.name(MESSAGES.ref)} (message_id, type, event, user_id, received_at, timestamp, properties, context)
         SELECT id, 'track', '{EVENT}', person, moment, moment,
             '{{"amount":' || (h % 10000) / 100 || ',"currency":"' || (['EUR', 'USD', 'GBP'])[1 + (h // 7) % 3]
-                || '","category":"category ' || (h // 11) % 40 || '","order":"ORD-' || h || '","items":[1,2,3]}}',
+                || '","category":"category ' || (h // 11) % 12 || '","order":"ORD-' || h || '","items":[1,2,3]}}',
             '{{"library":{{"name":"' || (['analytics.js', 'analytics-ios'])[1 + (h // 13) % 2] || '"}},"locale":"en"}}'
         FROM ({rolled})
         """

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import ibis
 import ibis.expr.types as ir
@@ -30,17 +32,46 @@ _TABLES = ((TRAIT_VALUES, TRAIT_CHANGES, PROFILE), (ACCOUNT_VALUES, ACCOUNT_CHAN
 _VALUE = ("value_text", "value_number")
 
 
-def write_changes(warehouse: Warehouse, space: Space, keys: Sequence[str], partition_key: str) -> None:
+@dataclass(frozen=True)
+class Written:
+    """The rows that a build stored of one trait in one of the tables of values, as their expression."""
+
+    trait: str
+    owner: str
+    rows: ir.Table
+
+
+def write_changes(
+    warehouse: Warehouse, space: Space, keys: Sequence[str], partition_key: str, written: Sequence[Written]
+) -> None:
     """Replace the changes of a partition that was just built, and recorded, and of the built partition after it.
 
-    Call it within the transaction that wrote the values.
+    Call it within the transaction that wrote the values. ``written``: what it wrote.
     """
     neighbours = _neighbours(warehouse, keys, partition_key)
     for before, traits in _grouped((row["before"], str(row["asset"])) for row in neighbours):
-        _write(warehouse, space, traits, partition_key, before)
+        _clear(warehouse, traits, partition_key)
+        if before is None:
+            _write_all(warehouse, [one for one in written if one.trait in traits])
+        else:
+            _write(warehouse, space, traits, partition_key, before)
     for after, traits in _grouped((row["after"], str(row["asset"])) for row in neighbours):
         if after is not None:
+            _clear(warehouse, traits, after)
             _write(warehouse, space, traits, after, partition_key)
+
+
+def _clear(warehouse: Warehouse, traits: Sequence[str], partition_key: str) -> None:
+    for _, changes, _ in _TABLES:
+        warehouse.delete(changes.ref, [("trait", "in", list(traits)), ("partition_key", "=", partition_key)])
+
+
+def _write_all(warehouse: Warehouse, written: Sequence[Written]) -> None:
+    """The changes of a trait's first partition: everything. Not read back from the values, which the transaction still holds."""
+    for _, changes, owner in _TABLES:
+        rows = [one.rows for one in written if one.owner == owner]
+        if rows:
+            warehouse.insert(changes.ref, reduce(lambda left, right: left.union(right), rows))
 
 
 def _grouped(pairs: Iterable[tuple[str | None, str]]) -> list[tuple[str | None, list[str]]]:
@@ -62,20 +93,16 @@ def _neighbours(warehouse: Warehouse, keys: Sequence[str], partition_key: str) -
     return warehouse.rows(found.order_by("asset"), len(keys))
 
 
-def _write(warehouse: Warehouse, space: Space, traits: Sequence[str], partition_key: str, before: str | None) -> None:
+def _write(warehouse: Warehouse, space: Space, traits: Sequence[str], partition_key: str, before: str) -> None:
     builds = warehouse.table(BUILDS.ref)
     built = builds.filter(builds.asset.isin(list(traits)) & (builds.partition_key == partition_key)).select(
         "asset", "as_of", "revision"
     )
     instants = sorted({row["as_of"] for row in warehouse.rows(built.select("as_of").distinct(), len(traits))})
     for values, changes, owner in _TABLES:
-        warehouse.delete(changes.ref, [("trait", "in", list(traits)), ("partition_key", "=", partition_key)])
         stored = warehouse.table(values.ref)
         stored = stored.filter(stored.trait.isin(list(traits)))
         now = stored.filter(stored.partition_key == partition_key)
-        if before is None:
-            warehouse.insert(changes.ref, now)
-            continue
         then = stored.filter(stored.partition_key == before).select("trait", owner, *_VALUE)
         warehouse.insert(changes.ref, _changed(now, then, owner))
         for instant in instants:

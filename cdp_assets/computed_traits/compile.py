@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ibis
@@ -26,19 +26,21 @@ import ibis.expr.types as ir
 from cdp_assets.computed_traits.scan import (
     COUNTS_VALUES,
     FROM_ZERO,
+    NUMBER,
     OWNER,
     Needs,
     at_an_end,
+    numbered,
     of_accounts,
     of_timestamp,
     running_session,
     scan,
     typed,
 )
-from cdp_assets.computed_traits.tables import PROFILE
+from cdp_assets.computed_traits.tables import ACCOUNT, PROFILE
 from cdp_assets.space.models import Trait, TraitKind
 from cdp_assets.space.space import Space
-from cdp_assets.unified_profiles.tables import memberships_as_of, newest_memberships_as_of, traits_as_of
+from cdp_assets.unified_profiles.tables import memberships_as_of, newest_memberships_as_of, profiles_as_of, traits_as_of
 from resources.warehouse import Warehouse
 from resources.warehouse import functions as fn
 
@@ -59,22 +61,33 @@ class TraitRows:
 def event_rows(warehouse: Warehouse, space: Space, traits: Sequence[Trait], as_of: dt.datetime, keep: Keep) -> list[TraitRows]:
     """The values of event traits at ``as_of``, those of accounts by group id, the others by canonical id. Raises ConditionError."""
     found: list[TraitRows] = []
-    memberships = keep(memberships_as_of(warehouse, space.graph, as_of)) if any(t.of_accounts for t in traits) else None
     performed = [trait for trait in traits if trait.event]
+    of_profiles = [trait for trait in performed if not trait.of_accounts]
+    of_groups = [trait for trait in performed if trait.of_accounts]
+    memberships = keep(memberships_as_of(warehouse, space.graph, as_of)) if any(t.of_accounts for t in traits) else None
     if performed:
         needs = Needs(tuple(performed))
-        scanned = keep(scan(warehouse, space, needs, as_of))
-        of_profiles = [trait for trait in performed if not trait.of_accounts]
+        profiles = keep(numbered(profiles_as_of(warehouse, space.graph, as_of), PROFILE))
+        scanned = keep(scan(warehouse, space, needs, profiles, as_of))
         if of_profiles:
-            found += _of_owners(scanned, of_profiles, needs, as_of, keep)
-        if memberships is not None and len(of_profiles) < len(performed):
-            joined = keep(of_accounts(scanned, memberships))
-            found += _of_owners(joined, [trait for trait in performed if trait.of_accounts], needs, as_of, keep)
+            found += _of_owners(_Scan(scanned, profiles, needs, as_of, keep), of_profiles)
+        if memberships is not None and of_groups:
+            accounts = keep(numbered(memberships, ACCOUNT))
+            members = _as_numbers(memberships, profiles, accounts)
+            found += _of_owners(_Scan(keep(of_accounts(scanned, members)), accounts, needs, as_of, keep), of_groups)
     if memberships is not None:
         for trait in traits:
             if trait.user_trait:
                 found.append(TraitRows(trait, _of_user_trait(warehouse, space, trait, memberships, as_of)))
     return found
+
+
+def _as_numbers(memberships: ir.Table, profiles: ir.Table, accounts: ir.Table) -> ir.Table:
+    """(member, account) as numbers of this build."""
+    members = profiles.select(member=profiles[NUMBER], profile=profiles[OWNER])
+    groups = accounts.select(account=accounts[NUMBER], name=accounts[OWNER])
+    joined = memberships.join(members, memberships[PROFILE] == members["profile"]).select(ACCOUNT, "member")
+    return joined.join(groups, joined[ACCOUNT] == groups["name"]).select("member", "account")
 
 
 def of_members(warehouse: Warehouse, space: Space, rows: ir.Table, as_of: dt.datetime) -> ir.Table:
@@ -88,41 +101,57 @@ def of_members(warehouse: Warehouse, space: Space, rows: ir.Table, as_of: dt.dat
 # -- aggregates ----------------------------------------------------------------------------------------------------------
 
 
-def _of_owners(scanned: ir.Table, traits: Sequence[Trait], needs: Needs, as_of: dt.datetime, keep: Keep) -> Iterator[TraitRows]:
+@dataclass(frozen=True)
+class _Scan:
+    """The messages that traits look at, and whose they are. rows: of :func:`scan`, or narrowed; owners: (owner, number)."""
+
+    rows: ir.Table
+    owners: ir.Table
+    needs: Needs
+    as_of: dt.datetime
+    keep: Keep
+
+    def named(self, table: ir.Table) -> ir.Table:
+        """A table by number with the owners themselves, read several times."""
+        return self.keep(table.join(self.owners, NUMBER))
+
+
+def _of_owners(scan: _Scan, traits: Sequence[Trait]) -> Iterator[TraitRows]:
     """All traits of one level over their scan: those that look at any time together, and those of each session together."""
-    of_these = Needs(tuple(traits))
+    needs, rows = scan.needs, scan.rows
+    columns = [needs.performed[event] for event in Needs(tuple(traits)).performed]
     anytime = [trait for trait in traits if not trait.session]
-    columns = [needs.performed[event] for event in of_these.performed]
-    wide = keep(_wide(scanned, anytime, needs, {column: scanned.count(where=scanned[column]) for column in columns}))
+    wide = scan.named(_wide(rows, anytime, needs, {column: rows.count(where=rows[column]) for column in columns}))
 
     def ever(trait: Trait) -> ir.Table:
         return wide.filter(wide[needs.performed[trait.event or ""]] > 0)
 
-    for rows in _of_wide(scanned, wide, anytime, needs, keep):
-        kept = ever(rows.trait) if rows.trait.kind is TraitKind.event_counter else None
-        yield rows if kept is None else TraitRows(rows.trait, as_rows(kept, rows.trait, kept[_column(rows.trait)]))
-    yield from _of_values(scanned, anytime, needs, ever, keep)
+    for found in _of_wide(scan, wide, anytime):
+        kept = ever(found.trait) if found.trait.kind is TraitKind.event_counter else None
+        yield found if kept is None else TraitRows(found.trait, as_rows(kept, found.trait, kept[_column(found.trait)]))
+    yield from _of_values(scan, anytime, ever)
     for look in dict.fromkeys(needs.look_of(trait) for trait in traits if trait.session):
         together = [trait for trait in traits if trait.session and needs.look_of(trait) == look]
         session = together[0].session
         assert session is not None
-        running = keep(running_session(scanned, look, session, as_of))
-        narrow = keep(_wide(running, together, needs, {}))
-        for rows in _of_wide(running, narrow, together, needs, keep):
-            yield _from_zero(rows, ever(rows.trait)) if rows.trait.kind is TraitKind.event_counter else rows
-        yield from _of_values(running, together, needs, ever, keep)
+        running = replace(scan, rows=scan.keep(running_session(rows, look, session, scan.as_of)))
+        narrow = scan.named(_wide(running.rows, together, needs, {}))
+        for found in _of_wide(running, narrow, together):
+            yield _from_zero(found, ever(found.trait)) if found.trait.kind is TraitKind.event_counter else found
+        yield from _of_values(running, together, ever)
 
 
 def _wide(rows: ir.Table, traits: Sequence[Trait], needs: Needs, others: dict[str, ir.Scalar]) -> ir.Table:
     """One row per owner: the value of each trait that is a plain aggregate, the instant of each first and last, and ``others``."""
     plain = {_column(trait): _aggregate(rows, trait, needs) for trait in traits if trait.kind not in COUNTS_VALUES}
-    return rows.group_by(OWNER).aggregate(**plain, **others)
+    # Also when nothing is asked of them: who is there at all is.
+    return rows.group_by(NUMBER).aggregate(**plain, **others)
 
 
-def _of_wide(rows: ir.Table, wide: ir.Table, traits: Sequence[Trait], needs: Needs, keep: Keep) -> Iterator[TraitRows]:
+def _of_wide(scan: _Scan, wide: ir.Table, traits: Sequence[Trait]) -> Iterator[TraitRows]:
     ends = [trait for trait in traits if at_an_end(trait)]
     if ends:
-        at_ends = keep(_at_ends(rows, wide, ends, needs))
+        at_ends = scan.named(_at_ends(scan.rows, wide, ends, scan.needs))
         yield from (TraitRows(trait, as_rows(at_ends, trait, at_ends[_column(trait)])) for trait in ends)
     for trait in traits:
         if trait.kind not in COUNTS_VALUES and not at_an_end(trait):
@@ -162,8 +191,8 @@ def _at_ends(rows: ir.Table, wide: ir.Table, traits: Sequence[Trait], needs: Nee
 
     Going back for the few rows at the ends costs less than to sort every history.
     """
-    instants = wide.select(whose=wide[OWNER], **{_column(trait): wide[_column(trait)] for trait in traits})
-    joined = rows.join(instants, rows[OWNER] == instants["whose"])
+    instants = wide.select(whose=wide[NUMBER], **{_column(trait): wide[_column(trait)] for trait in traits})
+    joined = rows.join(instants, rows[NUMBER] == instants["whose"])
 
     def at_end(table: ir.Table, trait: Trait) -> ir.BooleanValue:
         looked = table[needs.look_of(trait)] & table[needs.value_of(trait) or ""].notnull()
@@ -175,7 +204,7 @@ def _at_ends(rows: ir.Table, wide: ir.Table, traits: Sequence[Trait], needs: Nee
         value = kept[needs.value_of(trait) or ""]
         pick = value.argmin if trait.kind is TraitKind.first else value.argmax
         found[_column(trait)] = pick(kept["message_id"], where=at_end(kept, trait))
-    return kept.group_by(OWNER).aggregate(**found)
+    return kept.group_by(NUMBER).aggregate(**found)
 
 
 def _from_zero(rows: TraitRows, ever: ir.Table) -> TraitRows:
@@ -188,34 +217,34 @@ def _from_zero(rows: TraitRows, ever: ir.Table) -> TraitRows:
 # -- kinds that count values ---------------------------------------------------------------------------------------------
 
 
-def _of_values(
-    rows: ir.Table, traits: Sequence[Trait], needs: Needs, ever: Callable[[Trait], ir.Table], keep: Keep
-) -> Iterator[TraitRows]:
+def _of_values(scan: _Scan, traits: Sequence[Trait], ever: Callable[[Trait], ir.Table]) -> Iterator[TraitRows]:
     """Traits over the values of a property: how often each occurs in each of their looks is counted once per property."""
     counting = [trait for trait in traits if trait.kind in COUNTS_VALUES]
-    for column in dict.fromkeys(needs.value_of(trait) or "" for trait in counting):
-        together = [trait for trait in counting if needs.value_of(trait) == column]
-        found = keep(_of_column(rows, column, together, needs, keep))
+    for column in dict.fromkeys(scan.needs.value_of(trait) or "" for trait in counting):
+        together = [trait for trait in counting if scan.needs.value_of(trait) == column]
+        found = scan.named(_of_column(scan, column, together))
         for trait in together:
             made = TraitRows(trait, as_rows(found, trait, found[_column(trait)]))
             yield _from_zero(made, ever(trait)) if trait.kind in FROM_ZERO else made
 
 
-def _of_column(rows: ir.Table, column: str, traits: Sequence[Trait], needs: Needs, keep: Keep) -> ir.Table:
-    """One row per owner with the value of each trait."""
-    times = {needs.look_of(trait): f"times_{needs.look_of(trait)}" for trait in traits}
-    seen = rows.filter(rows[column].notnull() & ibis.or_(*(rows[look] for look in times)))
-    counts = seen.group_by(OWNER, value=seen[column]).aggregate(
-        **{name: seen.count(where=seen[look]) for look, name in times.items()}
+def _of_column(scan: _Scan, column: str, traits: Sequence[Trait]) -> ir.Table:
+    """One row per owner, by number, with the value of each trait."""
+    rows = scan.rows
+    times = {trait.key: f"times_{scan.needs.look_of(trait)}" for trait in traits}
+    looks = dict.fromkeys(scan.needs.look_of(trait) for trait in traits)
+    seen = rows.filter(rows[column].notnull() & ibis.or_(*(rows[look] for look in looks)))
+    counts = seen.group_by(NUMBER, value=seen[column]).aggregate(
+        **{f"times_{look}": seen.count(where=seen[look]) for look in looks}
     )
-    counts = keep(counts)
-    often = dict.fromkeys(times[needs.look_of(trait)] for trait in traits if trait.kind is TraitKind.most_frequent)
+    if any(trait.kind is TraitKind.unique_list for trait in traits):
+        counts = counts.mutate(element=_json_escaped(counts["value"]))
+    counts = scan.keep(counts)
+    often = dict.fromkeys(times[trait.key] for trait in traits if trait.kind is TraitKind.most_frequent)
     if often:
-        most = counts.group_by(whose=counts[OWNER]).aggregate(**{f"most_{name}": counts[name].max() for name in often})
-        counts = counts.join(most, counts[OWNER] == most["whose"])
-    return counts.group_by(OWNER).aggregate(
-        **{_column(trait): _of_counts(counts, trait, times[needs.look_of(trait)]) for trait in traits}
-    )
+        most = counts.group_by(whose=counts[NUMBER]).aggregate(**{f"most_{name}": counts[name].max() for name in often})
+        counts = counts.join(most, counts[NUMBER] == most["whose"])
+    return counts.group_by(NUMBER).aggregate(**{_column(trait): _of_counts(counts, trait, times[trait.key]) for trait in traits})
 
 
 def _of_counts(counts: ir.Table, trait: Trait, times: str) -> ir.Scalar:
@@ -225,7 +254,7 @@ def _of_counts(counts: ir.Table, trait: Trait, times: str) -> ir.Scalar:
         return counts.count(where=number > 0)
     if trait.kind is TraitKind.most_frequent:
         return value.min(where=(number == counts[f"most_{times}"]) & (number >= trait.min_frequency))
-    element = ibis.ifelse(number > 0, _json_escaped(value), ibis.null("string"))
+    element = ibis.ifelse(number > 0, counts["element"], ibis.null("string"))
     listed = ibis.literal('["') + fn.sorted_join(element, '","', value) + ibis.literal('"]')
     return ibis.ifelse(counts.count(where=number > 0) > 0, listed, ibis.null("string"))
 
