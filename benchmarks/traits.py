@@ -19,14 +19,14 @@ from resources.warehouse.duckdb import DuckDBWarehouse, open_duckdb
 
 TITLE = "Computed traits: fifty against one"
 TEXT = """
-Events of people with a hundred each: five kinds of event, properties as JSON. The fifty traits are of every kind, with windows of
+Events of one name, of people with two hundred each, properties as JSON. The fifty traits are of every kind, with windows of
 7 to 90 days and sessions, with filters and without; the one is the first of them, a sum over 30 days with a filter. Both are whole
 builds: messages read and joined with their profiles as of the instant, values computed, stored, compared with the partition before.
 A day later is the same fifty again, with a hundredth more events and a partition before to compare with.
 """
 
 EVENTS = 10_000_000
-EVENTS_PER_PERSON = 100
+EVENTS_PER_PERSON = 200
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HISTORY_DAYS = 100
 GRAPH = DataGraph("v1.0.0", "BENCH.PROFILES", "segment:materialized", (), ())

@@ -11,7 +11,7 @@ from functools import reduce
 import ibis
 import ibis.expr.types as ir
 
-from cdp_assets.computed_traits.changes import Written, write_changes
+from cdp_assets.computed_traits.changes import write_changes
 from cdp_assets.computed_traits.compile import TraitRows, event_rows, of_members
 from cdp_assets.computed_traits.scan import OWNER
 from cdp_assets.computed_traits.sql_traits import run_query
@@ -134,19 +134,18 @@ def _build_sql_traits(build: _Build, traits: Sequence[Trait]) -> dict[str, Trait
 def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
     """Replace the partition of the traits by their rows, with what changed and the records of their builds, in one transaction."""
     warehouse, keys = build.warehouse, [rows.trait.key for rows in found]
-    written: list[Written] = []
+    parts: dict[str, list[ir.Table]] = {PROFILE: [], ACCOUNT: []}
     for one in found:
         if one.trait.of_accounts:
-            written.append(Written(one.trait.key, ACCOUNT, _stamped(build, one.trait, one.rows, ACCOUNT)))
+            parts[ACCOUNT].append(_stamped(build, one.trait, one.rows, ACCOUNT))
         if one.trait.of_profiles:
             rows = of_members(warehouse, build.space, one.rows, build.as_of) if one.trait.of_accounts else one.rows
-            written.append(Written(one.trait.key, PROFILE, _stamped(build, one.trait, rows, PROFILE)))
+            parts[PROFILE].append(_stamped(build, one.trait, rows, PROFILE))
     with warehouse.transaction():
         for spec, owner in ((TRAIT_VALUES, PROFILE), (ACCOUNT_VALUES, ACCOUNT)):
             warehouse.delete(spec.ref, [("trait", "in", keys), ("partition_key", "=", build.window.key)])
-            rows_of = [one.rows for one in written if one.owner == owner]
-            if rows_of:
-                warehouse.insert(spec.ref, reduce(lambda left, right: left.union(right), rows_of))
+            if parts[owner]:
+                warehouse.insert(spec.ref, reduce(lambda left, right: left.union(right), parts[owner]))
         stored = {owner: _counts(build, spec.ref, keys) for owner, spec in ((PROFILE, TRAIT_VALUES), (ACCOUNT, ACCOUNT_VALUES))}
         for one in found:
             owner = PROFILE if one.trait.of_profiles else ACCOUNT
@@ -161,16 +160,16 @@ def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
                 rows=stored[owner].get(one.trait.key, (0, 0))[0],
                 loaded_at=build.loaded_at,
             )
-        write_changes(warehouse, build.space, keys, build.window.key, written)
+        first = write_changes(warehouse, build.space, keys, build.window.key)
         changed = {
             owner: _counts(build, spec.ref, keys) for owner, spec in ((PROFILE, TRAIT_CHANGES), (ACCOUNT, ACCOUNT_CHANGES))
         }
     results = {}
     for one in found:
         key, owner = one.trait.key, PROFILE if one.trait.of_profiles else ACCOUNT
-        changes, nulled = changed[owner].get(key, (0, 0))
-        accounts = stored[ACCOUNT].get(key, (0, 0))[0]
-        results[key] = TraitResult(stored[owner].get(key, (0, 0))[0], changed=changes, nulled=nulled, accounts=accounts)
+        rows, accounts = stored[owner].get(key, (0, 0))[0], stored[ACCOUNT].get(key, (0, 0))[0]
+        changes, nulled = (rows, 0) if key in first else changed[owner].get(key, (0, 0))
+        results[key] = TraitResult(rows, changed=changes, nulled=nulled, accounts=accounts)
     return results
 
 

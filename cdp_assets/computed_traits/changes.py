@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import reduce
 
 import ibis
 import ibis.expr.types as ir
@@ -32,46 +30,30 @@ _TABLES = ((TRAIT_VALUES, TRAIT_CHANGES, PROFILE), (ACCOUNT_VALUES, ACCOUNT_CHAN
 _VALUE = ("value_text", "value_number")
 
 
-@dataclass(frozen=True)
-class Written:
-    """The rows that a build stored of one trait in one of the tables of values, as their expression."""
-
-    trait: str
-    owner: str
-    rows: ir.Table
-
-
-def write_changes(
-    warehouse: Warehouse, space: Space, keys: Sequence[str], partition_key: str, written: Sequence[Written]
-) -> None:
+def write_changes(warehouse: Warehouse, space: Space, keys: Sequence[str], partition_key: str) -> list[str]:
     """Replace the changes of a partition that was just built, and recorded, and of the built partition after it.
 
-    Call it within the transaction that wrote the values. ``written``: what it wrote.
+    Call it within the transaction that wrote the values. Returns the traits of which no partition is earlier: their first
+    partition has no rows of its own, all its values are new.
     """
     neighbours = _neighbours(warehouse, keys, partition_key)
+    first: list[str] = []
     for before, traits in _grouped((row["before"], str(row["asset"])) for row in neighbours):
         _clear(warehouse, traits, partition_key)
         if before is None:
-            _write_all(warehouse, [one for one in written if one.trait in traits])
+            first += traits
         else:
             _write(warehouse, space, traits, partition_key, before)
     for after, traits in _grouped((row["after"], str(row["asset"])) for row in neighbours):
         if after is not None:
             _clear(warehouse, traits, after)
             _write(warehouse, space, traits, after, partition_key)
+    return first
 
 
 def _clear(warehouse: Warehouse, traits: Sequence[str], partition_key: str) -> None:
     for _, changes, _ in _TABLES:
         warehouse.delete(changes.ref, [("trait", "in", list(traits)), ("partition_key", "=", partition_key)])
-
-
-def _write_all(warehouse: Warehouse, written: Sequence[Written]) -> None:
-    """The changes of a trait's first partition: everything. Not read back from the values, which the transaction still holds."""
-    for _, changes, owner in _TABLES:
-        rows = [one.rows for one in written if one.owner == owner]
-        if rows:
-            warehouse.insert(changes.ref, reduce(lambda left, right: left.union(right), rows))
 
 
 def _grouped(pairs: Iterable[tuple[str | None, str]]) -> list[tuple[str | None, list[str]]]:

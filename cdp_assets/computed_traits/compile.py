@@ -47,8 +47,6 @@ from resources.warehouse import functions as fn
 Keep = Callable[[ir.Table], ir.Table]
 """What is read several times: the expression itself, or the table that it was staged into."""
 
-_LARGEST_AMOUNT = 1e18
-
 
 @dataclass(frozen=True)
 class TraitRows:
@@ -170,16 +168,14 @@ def _aggregate(rows: ir.Table, trait: Trait, needs: Needs) -> ir.Scalar:
         return rows.count(where=looked)
     if of_timestamp(trait):
         return fn.iso_text(_end(rows, trait, looked))
+    if trait.function in ("sum", "avg"):
+        amount = rows[needs.amounts[trait.property or ""]]
+        total = amount.sum(where=looked).cast("float64")
+        return total if trait.function == "sum" else total / amount.count(where=looked).nullif(0)
     value = rows[needs.value_of(trait) or ""]
     if at_an_end(trait):
         return _end(rows, trait, looked & value.notnull())
-    if trait.function == "min":
-        return value.min(where=looked)
-    if trait.function == "max":
-        return value.max(where=looked)
-    amount = ibis.ifelse(value.between(-_LARGEST_AMOUNT, _LARGEST_AMOUNT), value, ibis.null("float64")).cast("decimal(38, 9)")
-    total = amount.sum(where=looked).cast("float64")
-    return total if trait.function == "sum" else total / amount.count(where=looked).nullif(0)
+    return value.min(where=looked) if trait.function == "min" else value.max(where=looked)
 
 
 def _end(rows: ir.Table, trait: Trait, looked: ir.BooleanValue) -> ir.Scalar:

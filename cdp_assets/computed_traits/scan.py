@@ -36,6 +36,8 @@ NUMBER = "number"
 COUNTS_VALUES = frozenset({TraitKind.most_frequent, TraitKind.unique_list, TraitKind.unique_list_count})
 """Kinds that look at how often each value occurs."""
 
+_LARGEST_AMOUNT = 1e18
+
 FROM_ZERO = frozenset({TraitKind.event_counter, TraitKind.unique_list_count})
 """Kinds whose value is 0 for an owner that performed the event, though not within the look."""
 
@@ -77,7 +79,8 @@ class Needs:
     @cached_property
     def texts(self) -> dict[str, tuple[str, Callable[[ir.Table], ir.StringValue]]]:
         """The column of each text that a value or a filter needs, and how it is read from the messages."""
-        wanted = [EventFilter(property=name, operator=Operator.exists) for name, _ in self.values]
+        names = [*(name for name, _ in self.values), *self.amounts]
+        wanted = [EventFilter(property=name, operator=Operator.exists) for name in names]
         wanted += [item for trait in self.traits for item in _filters(trait)]
         found = {_place(item): partial(event_value, wanted=item) for item in wanted}
         return {place: (f"text_{i}", found[place]) for i, place in enumerate(sorted(found))}
@@ -94,6 +97,12 @@ class Needs:
 
     def look_of(self, trait: Trait) -> str:
         return self._look_columns[_look(trait)]
+
+    @cached_property
+    def amounts(self) -> dict[str, str]:
+        """The column of each property that is summed."""
+        names = sorted({trait.property for trait in self.traits if trait.property and trait.function in ("sum", "avg")})
+        return {name: f"amount_{i}" for i, name in enumerate(names)}
 
     def value_of(self, trait: Trait) -> str | None:
         """The column of the trait's values; None for one that looks at no property."""
@@ -128,7 +137,7 @@ def _place(wanted: EventFilter) -> str:
 
 
 def _value(trait: Trait) -> tuple[str, ValueType] | None:
-    if trait.property is None or of_timestamp(trait):
+    if trait.property is None or of_timestamp(trait) or trait.function in ("sum", "avg"):
         return None
     texts = trait.kind in (TraitKind.unique_list, TraitKind.unique_list_count)
     return trait.property, "string" if texts else trait.value_type
@@ -144,7 +153,7 @@ def scan(warehouse: Warehouse, space: Space, needs: Needs, profiles: ir.Table, a
     """One row per message of any of the events, of the profile that sent it. ``profiles``: :func:`numbered`.
 
     Columns: ``number`` (of the profile), ``at``, ``message_id`` if it may decide, a boolean ``looks_N`` per look, ``performed_N``
-    per event that is counted from zero, and ``value_N`` per property and type. Sessions are not told apart: see
+    per event that is counted from zero, ``amount_N`` per property that is summed, and ``value_N`` per property and type. Sessions are not told apart: see
     :func:`running_session`.
     """
     messages = warehouse.table(MESSAGES.ref)
@@ -164,15 +173,24 @@ def scan(warehouse: Warehouse, space: Space, needs: Needs, profiles: ir.Table, a
         at=messages.timestamp,
         **({"message_id": messages.message_id} if needs.in_order else {}),
         **{column: messages.event == event for event, column in needs.performed.items()},
+        **{column: _exact(typed(messages[needs.text_of(name)], "number")) for name, column in needs.amounts.items()},
         **{column: _looks_at(messages, trait, needs, as_of) for column, trait in needs.looks.items()},
         **{column: typed(messages[needs.text_of(name)], kind) for (name, kind), column in needs.values.items()},
     )
 
 
+def _exact(number: ir.FloatingValue) -> ir.DecimalValue:
+    """An amount as a decimal of nine places, so that sums are the same in any order; beyond 1e18 it is no amount."""
+    amount = ibis.ifelse(number.between(-_LARGEST_AMOUNT, _LARGEST_AMOUNT), number, ibis.null("float64"))
+    return amount.cast("decimal(38, 9)")
+
+
 def _looks_at(messages: ir.Table, trait: Trait, needs: Needs, as_of: dt.datetime) -> ir.BooleanValue:
     verdicts = [compare(messages[needs.filtered(wanted)], wanted, as_of) for wanted in _filters(trait)]
     match: Literal["all", "any"] = "any" if trait.where is not None and trait.where.any is not None else "all"
-    verdict = (messages.event == trait.event) & joined_by(match, verdicts)
+    verdict = joined_by(match, verdicts)
+    if len(needs.events) > 1:
+        verdict = (messages.event == trait.event) & verdict
     if trait.within:
         edges = timestamp_literal(as_of - trait.within.delta), timestamp_literal(as_of)
         verdict = verdict & messages.timestamp.between(*edges)

@@ -46,7 +46,7 @@ TRAIT_CHANGES = _spec(
     "trait_changes",
     PROFILE,
     "What each partition changed: the value of every profile whose value is another than in the trait's partition before. "
-    "Without a value: it had one, and has none any more. The trait's first partition changes everybody who has a value.",
+    "Without a value: it had one, and has none any more. A trait's first partition has no rows here: all of its values are new.",
 )
 ACCOUNT_VALUES = _spec("account_trait_values", ACCOUNT, "Traits of accounts by partition, in the form of trait_values.")
 ACCOUNT_CHANGES = _spec("account_trait_changes", ACCOUNT, "What each partition changed, in the form of trait_changes.")

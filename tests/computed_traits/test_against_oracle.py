@@ -153,7 +153,7 @@ def compare(warehouse: Warehouse, world: World, definitions: list[dict[str, Any]
             key = trait["key"]
             before, now = right[EARLIER][key][place], right[AS_OF][key][place]
             assert (found[EARLIER][key], found[AS_OF][key]) == (before, now), trait
-            assert changed[EARLIER][key] == before, trait
+            assert changed[EARLIER][key] == {}, trait
             gone = {owner for owner in before if owner not in now and (place or owner in alive)}
             differs = {owner: value for owner, value in now.items() if before.get(owner) != value}
             assert changed[AS_OF][key] == differs | dict.fromkeys(gone), trait
@@ -166,11 +166,11 @@ def compare(warehouse: Warehouse, world: World, definitions: list[dict[str, Any]
     return compared
 
 
-@settings(max_examples=7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(st.integers(0, 2**32))
 def test_values_changes_and_counts_are_those_counted_by_hand(duckdb_warehouse: Warehouse, seed: int) -> None:
     chance = random.Random(seed)
-    definitions = [some_trait(chance, number, kind) for number, kind in enumerate(KINDS * 6)]
+    definitions = [some_trait(chance, number, kind) for number, kind in enumerate(KINDS * 5)]
     for spec in (TRAIT_VALUES, TRAIT_CHANGES, ACCOUNT_VALUES, ACCOUNT_CHANGES):
         duckdb_warehouse.ensure(spec)
         duckdb_warehouse.delete(spec.ref, [])
