@@ -79,7 +79,7 @@ def _definitions() -> list[dict[str, Any]]:
         ("viewed_7d", {"event": EVENT, "within": {"last": 7}}),
         ("viewed_90d", {"event": EVENT, "within": {"last": 90}}),
         ("viewed_mobile", {"event": EVENT, **mobile}),
-        ("login_session", {"event": EVENT, "session": {"gap": 2, "unit": "days"}}),
+        ("login_session", {"event": EVENT, "session": {"gap": 30}}),
         ("login_30d", {"event": EVENT, "within": {"last": 30}}),
         ("support", {"event": EVENT}),
         ("large_60d", {"event": EVENT, "within": {"last": 60}, **large}),
