@@ -325,7 +325,7 @@ def test_the_limits_of_a_sql_trait(duckdb_warehouse: Warehouse) -> None:
         duckdb_warehouse, space(traits=[sql_trait(f"SELECT client AS user_id, amount AS total, {many} FROM bank.loans")])
     )
     assert results["total"].error == "the query returns 26 columns, more than 25"
-    with pytest.raises(SqlTraitError, match="returns more than 1 rows"):
+    with pytest.raises(SqlTraitError, match="returned more than 1 rows"):
         run_query(duckdb_warehouse, made, [made.traits["total"]], AS_OF, lambda e: e, most_rows=1)
 
 
