@@ -207,7 +207,7 @@ def test_any_number_of_traits_read_the_messages_once(duckdb_warehouse: Warehouse
     assert sum(statement.count('"messages"') for statement in statements) == 1
 
 
-def test_accounts_have_the_events_of_all_their_members_and_members_may_have_the_value(warehouse: Warehouse) -> None:
+def test_accounts_have_the_events_of_all_their_members_and_members_may_have_the_value(duckdb_warehouse: Warehouse) -> None:
     world = World()
     for person, joined in {"p": ["acme"], "q": ["acme", "blue"], "r": []}.items():
         world.profile(person)
@@ -216,17 +216,17 @@ def test_accounts_have_the_events_of_all_their_members_and_members_may_have_the_
         world.event(person, "Login", ago(days=1), {"plan": "gold"})
         world.trait(person, "plan", "gold")
     world.event("q", "Login", ago(days=2), {"plan": "gold"})
-    world.write(warehouse)
+    world.write(duckdb_warehouse)
     account = {"level": "account"}
     usual = {"key": "plan", "kind": "most_frequent", "user_trait": "plan", **account}
     made = space(traits=[counter(members=True, **account), counter("of_account", **account), usual])
-    results = build(warehouse, made)
+    results = build(duckdb_warehouse, made)
     assert results["logins"] == TraitResult(rows=2, changed=2, accounts=2)
     assert results["of_account"] == TraitResult(rows=2, changed=2, accounts=2)
-    assert values(warehouse, made, "logins") == {"p": 3, "q": 2}, "q joined blue last"
-    assert values(warehouse, made, "of_account") == {}
-    assert account_values(warehouse, "logins") == account_values(warehouse, "of_account") == {"acme": 3, "blue": 2}
-    assert account_values(warehouse, "plan") == {"acme": "gold"}, "one member is not often enough"
+    assert values(duckdb_warehouse, made, "logins") == {"p": 3, "q": 2}, "q joined blue last"
+    assert values(duckdb_warehouse, made, "of_account") == {}
+    assert account_values(duckdb_warehouse, "logins") == account_values(duckdb_warehouse, "of_account") == {"acme": 3, "blue": 2}
+    assert account_values(duckdb_warehouse, "plan") == {"acme": "gold"}, "one member is not often enough"
 
 
 def test_changes_lead_from_each_partition_to_the_next_in_whatever_order_they_are_built(tmp_path: Path) -> None:
