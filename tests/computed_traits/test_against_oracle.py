@@ -41,7 +41,7 @@ def some_events(chance: random.Random, world: World, people: list[str]) -> None:
     nudges = [dt.timedelta(), dt.timedelta(), MICROSECOND, -MICROSECOND, dt.timedelta(days=31)]
     for person in [*people, None]:
         habit = chance.sample(VALUES, 3)
-        for _ in range(chance.randrange(0, 9)):
+        for _ in range(chance.randrange(0, 12)):
             at = NOW - chance.choice(offsets) - chance.choice(nudges)
             properties = {"v": chance.choice(habit if chance.random() < 0.6 else VALUES), "w": {"n": chance.choice(VALUES)}}
             if chance.random() < 0.1:
@@ -65,7 +65,18 @@ def some_world(chance: random.Random, size: int) -> World:
         for _ in range(chance.randrange(3)):
             world.trait(person, "plan", chance.choice(["gold", "silver", "2", None]), chance.choice([None, ago(days=5), NOW]))
     some_events(chance, world, people)
+    for number, person in enumerate(people[::8]):
+        # As often the one as the other, and both at one instant.
+        for value in (("y", "x", "y", "x"), ("2", -3, 2, "-3"), ("É", 'q"uote', "É", 'q"uote'))[number % 3]:
+            world.event(person, "A", NOW - dt.timedelta(days=33), {"v": value})
     return world
+
+
+def plain_traits() -> list[dict[str, Any]]:
+    """Traits that nothing narrows, so that ties decide."""
+    seen = {"name": "made", "event": "A", "property": "v"}
+    usual = [{"kind": "most_frequent"}, {"kind": "most_frequent", "type": "number"}]
+    return [{"key": f"plain{i}", **seen, **trait} for i, trait in enumerate([*usual, {"kind": "first"}, {"kind": "last"}])]
 
 
 def some_filter(chance: random.Random) -> dict[str, Any]:
@@ -171,6 +182,7 @@ def compare(warehouse: Warehouse, world: World, definitions: list[dict[str, Any]
 def test_values_changes_and_counts_are_those_counted_by_hand(duckdb_warehouse: Warehouse, seed: int) -> None:
     chance = random.Random(seed)
     definitions = [some_trait(chance, number, kind) for number, kind in enumerate(KINDS * 4)]
+    definitions += plain_traits()
     for spec in (TRAIT_VALUES, TRAIT_CHANGES, ACCOUNT_VALUES, ACCOUNT_CHANGES):
         duckdb_warehouse.ensure(spec)
         duckdb_warehouse.delete(spec.ref, [])
@@ -181,4 +193,5 @@ def test_values_changes_and_counts_are_those_counted_by_hand(duckdb_warehouse: W
 def test_snowflake_counts_the_same(snowflake_warehouse: Warehouse) -> None:
     chance = random.Random(7)
     definitions = [some_trait(chance, number, kind) for number, kind in enumerate(KINDS)]
+    definitions += plain_traits()
     assert compare(snowflake_warehouse, some_world(chance, 12), definitions) > 20
