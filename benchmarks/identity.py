@@ -20,7 +20,8 @@ from cdp_assets.unified_profiles.build import build_profiles
 from cdp_assets.unified_profiles.free import resolve
 from cdp_assets.unified_profiles.merges import Merges
 from cdp_assets.unified_profiles.state import meet
-from cdp_assets.unified_profiles.tables import INTERNAL_TABLES, STATE_TABLES, profile_schema, profile_tables
+from cdp_assets.unified_profiles.state_tables import STATE_TABLES
+from cdp_assets.unified_profiles.tables import INTERNAL_TABLES, profile_schema, profile_tables
 from cdp_assets.unified_profiles.work import Work, gather
 from resources.warehouse import TableRef
 from resources.warehouse.duckdb import DuckDBWarehouse, open_duckdb

@@ -116,8 +116,8 @@ def _batch(lines: list[bytes]) -> pa.Table:
     rows = []
     for number, line in enumerate(lines, 1):
         parsed = parse_line(line)
-        assert isinstance(parsed, tuple) and isinstance(parsed[0], Message)
-        rows.append((*parsed[0], "website", "f", "f.jsonl", number))
+        assert isinstance(parsed, Message)
+        rows.append((*parsed, "website", "f", "f.jsonl", number))
     names = (*Message._fields, "source", "file_hash", "file", "line")
     columns = dict(zip(names, zip(*rows, strict=True), strict=True))
     return pa.table([pa.array(columns[f.name], f.type) for f in MESSAGE_BATCH], schema=MESSAGE_BATCH)

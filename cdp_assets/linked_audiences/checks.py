@@ -1,30 +1,34 @@
-"""Checks of traits and audiences: built, of the current revision, and every member a canonical profile.
+"""Checks of traits and audiences: built, of the current revision, nothing late, and every member a canonical profile.
 
 None blocks the run: each payload and sync gates itself on the checks of its own path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
 from cdp_assets.computed_traits.tables import SCHEMA as TRAITS_SCHEMA
 from cdp_assets.dagster_checks import check_result
 from cdp_assets.dagster_internals import check_evaluations
-from cdp_assets.dagster_support import asset_key, partitions_of
+from cdp_assets.dagster_support import asset_key, format_instant, partitions_of
 from cdp_assets.linked_audiences.schemas import member_rules, members_schema
 from cdp_assets.linked_audiences.tables import AUDIENCE_MEMBERS
 from cdp_assets.linked_audiences.tables import SCHEMA as AUDIENCES_SCHEMA
 from cdp_assets.quality import RuleResult, evaluate_partitions
-from cdp_assets.space.builds import built_with
+from cdp_assets.space.builds import builds_spec, built_with
 from cdp_assets.space.revisions import audience_revision, audience_slice, explain_revision_change, trait_revision, trait_slice
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window
+from cdp_assets.unified_profiles.tables import built_before_correction
 from resources.warehouse import Warehouse
 
 BUILT = "built"
 REVISION = "revision"
+LATE_DATA = "late_data"
 MEMBERS = "members_are_profiles"
 
 Verdict = tuple[dg.AssetKey, str, dict[str | None, list[RuleResult]], dg.AssetCheckSeverity]
@@ -53,6 +57,13 @@ def specs(space: Space) -> list[dg.AssetCheckSpec]:
         found.append(
             dg.AssetCheckSpec(
                 REVISION, asset=key, description="All built partitions have the current definition. Warns, never blocks."
+            )
+        )
+        found.append(
+            dg.AssetCheckSpec(
+                LATE_DATA,
+                asset=key,
+                description="No late event or correction of people changed what a built partition had read. Warns, never blocks.",
             )
         )
     for audience in space.audiences:
@@ -92,10 +103,14 @@ def evaluate(
             for window in windows
         }
         found.append((asset, BUILT, by_window, dg.AssetCheckSeverity.ERROR))
+    outdated = {schema: _outdated(warehouse, schema) for schema in (TRAITS_SCHEMA, AUDIENCES_SCHEMA)}
     for trait in traits:
+        found.append((_trait(space, trait), LATE_DATA, {None: [outdated[TRAITS_SCHEMA](trait)]}, dg.AssetCheckSeverity.WARN))
         stale = _stale(warehouse, TRAITS_SCHEMA, trait, trait_revision(space, trait), trait_slice(space, trait))
         found.append((_trait(space, trait), REVISION, {None: [stale]}, dg.AssetCheckSeverity.WARN))
     for audience in audiences:
+        late = outdated[AUDIENCES_SCHEMA](audience)
+        found.append((_audience(space, audience), LATE_DATA, {None: [late]}, dg.AssetCheckSeverity.WARN))
         stale = _stale(warehouse, AUDIENCES_SCHEMA, audience, audience_revision(space, audience), audience_slice(space, audience))
         found.append((_audience(space, audience), REVISION, {None: [stale]}, dg.AssetCheckSeverity.WARN))
         members = warehouse.table(AUDIENCE_MEMBERS.ref)
@@ -110,6 +125,33 @@ def evaluate(
         )
         found.append((_audience(space, audience), MEMBERS, dict(found_by_window.items()), dg.AssetCheckSeverity.ERROR))
     return found
+
+
+def _outdated(warehouse: Warehouse, schema: str) -> Callable[[str], RuleResult]:
+    """Of each asset of a room: its partitions that were built before late data, or a correction, reached into them."""
+    spec = builds_spec(schema)
+    warehouse.ensure(spec)
+    builds = warehouse.table(spec.ref)
+    built = {row["asset"]: row["n"] for row in warehouse.rows(builds.group_by("asset").aggregate(n=builds.count()), 100_000)}
+    late: dict[str, list[dict[str, Any]]] = {}
+    for row in warehouse.rows(built_before_correction(warehouse, builds).order_by("asset", "partition_key"), 100_000):
+        late.setdefault(row["asset"], []).append(row)
+
+    def of(asset: str) -> RuleResult:
+        rows = late.get(asset, [])
+        detail = ""
+        if rows:
+            first = min(row["corrected_from"] for row in rows).replace(tzinfo=dt.UTC)
+            keys = rows[0]["partition_key"] if len(rows) == 1 else f"{rows[0]['partition_key']} to {rows[-1]['partition_key']}"
+            detail = (
+                f"{len(rows)} of {built[asset]} partitions ({keys}) were built before something received from "
+                f"{format_instant(first)} on was corrected; materialize them again to take it in"
+            )
+        return RuleResult(
+            rule="nothing late", passed=not rows, failing=len(rows), rows=built.get(asset, 0), sample=[], detail=detail
+        )
+
+    return of
 
 
 def _stale(warehouse: Warehouse, schema: str, asset: str, revision: str, content: dict) -> RuleResult:

@@ -7,6 +7,7 @@ warehouse the space has. Every line about which this leaves any doubt goes throu
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdp_assets.raw_events.columns import FirstValues, event_slug
+from cdp_assets.raw_events.columns import event_slug
 from cdp_assets.raw_events.landing import Chunk
 from cdp_assets.raw_events.parse import (
     CONSENT_EVENT,
@@ -30,8 +31,8 @@ from cdp_assets.raw_events.parse import (
     Rejection,
     parse_line,
 )
-from cdp_assets.raw_events.parsed import PARSED_BATCH, Parsed, Rejected, batch_of
-from cdp_assets.raw_events.shape import shapes_of
+from cdp_assets.raw_events.parsed import PARSED_BATCH, UNSHAPED, Parsed, Rejected, batch_of
+from cdp_assets.raw_events.shape import Shapes, shapes_of
 
 _TEXTS = ("messageId", "type", "event", "userId", "anonymousId", "groupId", "previousId", "name", "category")
 _TIMES = ("timestamp", "originalTimestamp", "sentAt", "receivedAt")
@@ -95,8 +96,9 @@ _READ, _JUDGE = _read_query(), _judge_query()
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What a shape says of its lines: whether their values can be read in bulk, and whether they hold consent."""
+    """What a shape says of its lines: whether their values can be read in bulk, and whether they hold consent. Its number is its own."""
 
+    number: int
     plain: bool
     has_consent: bool = False
 
@@ -108,7 +110,7 @@ class Parser:
         self._connection = duckdb.connect(config={"memory_limit": memory_limit} if memory_limit else {})
         self._connection.execute("SET TimeZone='UTC'")
         self._verdicts: dict[tuple[bytes, bytes], _Verdict] = {}
-        self._seen: tuple[FirstValues | None, set[tuple]] = (None, set())
+        self._numbers = itertools.count()
 
     def __enter__(self) -> Parser:
         return self
@@ -116,57 +118,54 @@ class Parser:
     def __exit__(self, *exc: object) -> None:
         self._connection.close()
 
-    def parse(self, chunk: Chunk, values: FirstValues) -> Parsed:
-        """The lines of a chunk; ``values`` takes note of what the messages hold, in the order of the lines."""
+    def parse(self, chunk: Chunk) -> Parsed:
+        """The lines of a chunk."""
         if not len(chunk.numbers):
-            return Parsed(PARSED_BATCH.empty_table(), [])
+            return Parsed(PARSED_BATCH.empty_table(), np.empty(0, np.int64), [])
         shapes = shapes_of(np.frombuffer(chunk.data, np.uint8), chunk.offsets)
-        plain, has_consent = self._judge(chunk, shapes.code, shapes.distinct, shapes.plain)
-        easy, places = self._read(chunk, plain, has_consent)
+        verdicts = self._judge(chunk, shapes)
+        easy, places = self._read(chunk, shapes, verdicts)
+        numbers = np.array([verdict.number for verdict in verdicts])[shapes.code[places]]
         left = np.ones(len(chunk.numbers), bool)
         left[places] = False
-        numbers: list[int] = []
+        lines: list[int] = []
         messages: list[Message] = []
         rejected: list[Rejected] = []
-        observed = self._observable(chunk, easy, places, shapes.code, shapes.distinct, values)
         for place in np.flatnonzero(left).tolist():
             content = chunk.content(place)
             parsed = parse_line(content)
             if isinstance(parsed, Rejection):
                 rejected.append(Rejected(int(chunk.numbers[place]), parsed, content))
-                continue
-            message, document = parsed
-            observed.append((place, message.type, message.event_slug, message.context, document))
-            numbers.append(int(chunk.numbers[place]))
-            messages.append(message)
-        for _, kind, slug, context, document in sorted(observed, key=lambda one: one[0]):
-            values.observe(kind, slug, context, document)
+            else:
+                lines.append(int(chunk.numbers[place]))
+                messages.append(parsed)
         if not messages:
-            return Parsed(easy, rejected)
-        both = pa.concat_tables([easy, batch_of(numbers, messages)])
-        return Parsed(both.sort_by("line"), rejected)
+            return Parsed(easy, numbers, rejected)
+        both = pa.concat_tables([easy, batch_of(lines, messages)])
+        order = np.argsort(both["line"].to_numpy())
+        numbers = np.concatenate([numbers, np.full(len(messages), UNSHAPED)])
+        return Parsed(both.take(order), numbers[order], rejected)
 
-    def _judge(
-        self, chunk: Chunk, code: np.ndarray, distinct: list[tuple[bytes, bytes]], plain: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Which lines can be read in bulk, and which of them hold consent."""
-        first = np.zeros(len(distinct), np.int64)
-        order = np.arange(len(code))[::-1]
-        first[code[order]] = order
+    def _judge(self, chunk: Chunk, shapes: Shapes) -> list[_Verdict]:
+        """What each shape says of its lines."""
+        first = np.zeros(len(shapes.distinct), np.int64)
+        order = np.arange(len(shapes.code))[::-1]
+        first[shapes.code[order]] = order
         if len(self._verdicts) > _MAX_SHAPES:
             self._verdicts.clear()
         found = []
-        for shape, place in zip(distinct, first.tolist(), strict=True):
+        for shape, place in zip(shapes.distinct, first.tolist(), strict=True):
             verdict = self._verdicts.get(shape)
             if verdict is None:
-                verdict = self._verdicts[shape] = _verdict(shape[0], chunk.content(place))
+                verdict = self._verdicts[shape] = _verdict(next(self._numbers), shape[0], chunk.content(place))
             found.append(verdict)
-        may = np.array([verdict.plain for verdict in found])[code] & plain & (np.diff(chunk.offsets) <= _MAX_LINE)
-        return may, np.array([verdict.has_consent for verdict in found])[code]
+        return found
 
-    def _read(self, chunk: Chunk, plain: np.ndarray, has_consent: np.ndarray) -> tuple[pa.Table, np.ndarray]:
-        """The messages among the plain lines, and their places in the chunk."""
-        places = np.flatnonzero(plain)
+    def _read(self, chunk: Chunk, shapes: Shapes, verdicts: list[_Verdict]) -> tuple[pa.Table, np.ndarray]:
+        """The messages among the lines that can be read in bulk, and their places in the chunk."""
+        plain = np.array([verdict.plain for verdict in verdicts])[shapes.code]
+        has_consent = np.array([verdict.has_consent for verdict in verdicts])[shapes.code]
+        places = np.flatnonzero(plain & shapes.plain & (np.diff(chunk.offsets) <= _MAX_LINE))
         lines, places = _as_text(chunk, places)
         if not len(places):
             return PARSED_BATCH.empty_table(), places
@@ -184,33 +183,6 @@ class Parser:
         columns |= {"line": pa.array(chunk.numbers[places], pa.int64()), "event_slug": _slugs(rows)}
         arrays = [columns[field.name] if field.name in columns else rows[field.name].cast(field.type) for field in PARSED_BATCH]
         return pa.table(arrays, schema=PARSED_BATCH), places
-
-    def _observable(
-        self,
-        chunk: Chunk,
-        easy: pa.Table,
-        places: np.ndarray,
-        code: np.ndarray,
-        distinct: list[tuple[bytes, bytes]],
-        values: FirstValues,
-    ) -> list[tuple[int, str, str | None, str | None, Any]]:
-        """The first message of each shape and event that ``values`` has not seen; later ones hold nothing new."""
-        if self._seen[0] is not values or len(self._seen[1]) > _MAX_SHAPES:
-            self._seen = (values, set())
-        if not len(places):
-            return []
-        names = pc.coalesce(easy["event_slug"], easy["type"]).combine_chunks().dictionary_encode()
-        kinds = code[places] * len(names.dictionary) + names.indices.to_numpy()
-        found = []
-        for kind, row in zip(*np.unique(kinds, return_index=True), strict=True):
-            index = int(kind) // len(names.dictionary)
-            kind_of, slug = easy["type"][int(row)].as_py(), easy["event_slug"][int(row)].as_py()
-            key = (distinct[index], kind_of, slug)
-            if key not in self._seen[1]:
-                self._seen[1].add(key)
-                place = int(places[row])
-                found.append((place, kind_of, slug, easy["context"][int(row)].as_py(), orjson.loads(chunk.content(place))))
-        return found
 
 
 def _as_text(chunk: Chunk, places: np.ndarray) -> tuple[pa.Array, np.ndarray]:
@@ -250,29 +222,29 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _verdict(outside: bytes, line: bytes) -> _Verdict:
+def _verdict(number: int, outside: bytes, line: bytes) -> _Verdict:
     """Of a shape, by one line that has it."""
     if _UNREAD in line or _DOUBTFUL.search(outside) or _depth(outside) > _MAX_DEPTH:
-        return _Verdict(False)
+        return _Verdict(number, False)
     try:
         orjson.loads(line)
         document = json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError, _TwiceError):
-        return _Verdict(False)
+        return _Verdict(number, False)
     if type(document) is not dict:
-        return _Verdict(False)
+        return _Verdict(number, False)
     texts = all(type(document.get(name)) in (str, int, type(None)) for name in _TEXTS)
     times = all(type(document.get(name)) in (str, type(None)) for name in _TIMES)
     documents = all(type(document.get(name)) in (dict, type(None)) for name in _DOCUMENTS)
     if not (texts and times and documents and type(document.get("type")) is str):
-        return _Verdict(False)
+        return _Verdict(number, False)
     consent = (document.get("context") or {}).get("consent")
     preferences = consent.get("categoryPreferences") if type(consent) is dict else None
     if type(consent) not in (dict, type(None)) or type(preferences) not in (dict, type(None)):
-        return _Verdict(False)
+        return _Verdict(number, False)
     if any(type(value) is not bool for value in (preferences or {}).values()):
-        return _Verdict(False)
-    return _Verdict(True, preferences is not None)
+        return _Verdict(number, False)
+    return _Verdict(number, True, preferences is not None)
 
 
 def _depth(outside: bytes) -> int:

@@ -9,7 +9,6 @@ import datetime as dt
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -59,6 +58,10 @@ MAX_DEPTH = 16
 _DATE_HEAD = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 
 
+# A table, and document and keys of a value in its messages.
+Path = tuple[str, tuple[str, ...]]
+
+
 class Column(NamedTuple):
     """A column of an event table: the path (document, then keys) it comes from and its type."""
 
@@ -103,57 +106,8 @@ def _is_instant(text: str) -> bool:
         return False
 
 
-@dataclass
-class _Branch:
-    leaves: set[str] = field(default_factory=set)
-    children: dict[str, _Branch] = field(default_factory=dict)
-
-
-@dataclass
-class FirstValues:
-    """Which paths the messages of one file hold, each with the type of its first value, in the order of appearance."""
-
-    found: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
-    _trees: dict[str, _Branch] = field(default_factory=dict)
-    _contexts: set[tuple[str, str]] = field(default_factory=set)
-
-    def observe(self, kind: str, slug: str | None, context_text: str | None, document: Mapping[str, Any]) -> None:
-        """Take in a message: its type, event slug (tracks), its context as text, and its JSON document."""
-        table, root = TABLE_OF_TYPE[kind]
-        self._observe_context(table, context_text, document)
-        if slug is not None:
-            self._observe_context(slug, context_text, document)
-            table, root = slug, "properties"
-        if root is not None:
-            self._observe(table, root, document.get(root))
-
-    def _observe_context(self, table: str, text: str | None, document: Mapping[str, Any]) -> None:
-        # Most messages of a device carry the same context: look at each only once.
-        if text is None or (table, text) in self._contexts:
-            return
-        if len(self._contexts) < 10_000:
-            self._contexts.add((table, text))
-        self._observe(table, "context", document["context"])
-
-    def _observe(self, table: str, root: str, value: dict[str, Any] | None) -> None:
-        if value:
-            tree = self._trees.setdefault(table, _Branch()).children.setdefault(root, _Branch())
-            self._walk(table, (root,), tree, value)
-
-    def _walk(self, table: str, path: tuple[str, ...], branch: _Branch, value: dict[str, Any]) -> None:
-        for key, item in value.items():
-            if type(item) is dict and len(path) < MAX_DEPTH:
-                child = branch.children.get(key)
-                if child is None:
-                    child = branch.children[key] = _Branch()
-                self._walk(table, (*path, key), child, item)
-            elif item is not None and key not in branch.leaves:
-                branch.leaves.add(key)
-                self.found[table, (*path, key)] = value_type(item)
-
-
-def new_columns(existing: Iterable[Column], files: Iterable[FirstValues]) -> list[Column]:
-    """Columns that ``files``, in order, add to the existing ones. Existing columns and their types stay as they are.
+def new_columns(existing: Iterable[Column], files: Iterable[Mapping[Path, str]]) -> list[Column]:
+    """Columns that the first values of ``files``, in order, add to the existing ones. Existing columns and their types stay as they are.
 
     Of several paths with one column name the first has the column; reserved names, and columns beyond ``MAX_COLUMNS`` of a
     table, are discarded.
@@ -163,7 +117,7 @@ def new_columns(existing: Iterable[Column], files: Iterable[FirstValues]) -> lis
         taken.setdefault(column.table_name, set()).add(column.column_name)
     added = []
     for values in files:
-        for (table, path), kind in values.found.items():
+        for (table, path), kind in values.items():
             name = _column_name(path)
             names = taken.setdefault(table, set())
             if name is None or name in names or len(names) >= MAX_COLUMNS or (path[0] != "context" and is_reserved(table, name)):

@@ -7,9 +7,11 @@ from typing import Any, Final
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cdp_assets.raw_events.columns import event_slug
 from cdp_assets.raw_events.documents import documents, met, without
+from cdp_assets.raw_events.parse import CONSENT_EVENT
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, Stage, StageResult
 from cdp_assets.space.fql import FqlError
 from cdp_assets.space.models import EventStreamFilter
@@ -41,7 +43,8 @@ class EventFilters:
         self._judges = [(item.name, Judge(item.drop_if)) for item in filters]
 
     def apply(self, messages: pa.Table) -> StageResult:
-        masks = [met(messages, judge) for _, judge in self._judges]
+        may = _may_be_dropped(messages)
+        masks = [pc.and_(met(messages, judge), may) for _, judge in self._judges]
         fields = {field for _, judge in self._judges for field in judge.fields}
         withheld = {
             number: reason for number, _, document in documents(messages, masks, fields) if (reason := self._judged(document))
@@ -66,14 +69,16 @@ class Transformations:
 
     def __init__(self, steps: Sequence[Transformer]) -> None:
         self._steps = steps
+        self._changing = [step for step in steps if not step.drops]
         self._fields = {field for step in steps for field in step.fields}
 
     def apply(self, messages: pa.Table) -> StageResult:
         masks = [met(messages, step.judge, step.sources) for step in self._steps]
+        spared = frozenset(pc.indices_nonzero(pc.invert(_may_be_dropped(messages))).to_pylist())
         withheld: dict[int, Withheld] = {}
         changed: dict[str, dict[int, str | None]] = {}
         for number, source, document in documents(messages, masks, self._fields):
-            outcome = transform(self._steps, source, document)
+            outcome = transform(self._changing if number in spared else self._steps, source, document)
             columns = outcome if isinstance(outcome, Withheld) else _columns(outcome)
             if isinstance(columns, Withheld):
                 withheld[number] = columns
@@ -84,6 +89,11 @@ class Transformations:
             messages = _with_values(messages, column, values)
         kept, refused = without(messages, withheld) if withheld else (messages, None)
         return StageResult(kept) if refused is None else StageResult(kept, refused)
+
+
+def _may_be_dropped(messages: pa.Table) -> pa.ChunkedArray:
+    """All but the events that say what a person agreed to: a withdrawal must arrive."""
+    return pc.fill_null(pc.not_equal(messages["event"], CONSENT_EVENT), True)
 
 
 def _columns(changes: Changes) -> dict[str, str | None] | Withheld:

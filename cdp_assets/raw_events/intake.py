@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from cdp_assets.raw_events import dedup
 from cdp_assets.raw_events.bulk import Parser
 from cdp_assets.raw_events.calendar import Calendar
-from cdp_assets.raw_events.columns import Column, FirstValues, new_columns
+from cdp_assets.raw_events.columns import Column, new_columns
+from cdp_assets.raw_events.first_values import FirstValues
 from cdp_assets.raw_events.landing import Chunk, LandingFile, content_hash, list_landing, read_chunks
 from cdp_assets.raw_events.parse import Rejection
 from cdp_assets.raw_events.parsed import Parsed, Rejected, contents_of
@@ -181,7 +182,7 @@ class _Reading:
         part, next_line = self.part, None
         chunks = _ahead(read_chunks(self.file.path, part.size, part.start, part.first_line))
         # Reading, parsing and writing each have a thread: most of their time they compute outside of Python.
-        for chunk, parsed in _ahead((chunk, self.parser.parse(chunk, self.values)) for chunk in chunks):
+        for chunk, parsed in _ahead((chunk, self.parser.parse(chunk)) for chunk in chunks):
             next_line = chunk.next_line
             self.lines += len(chunk.numbers) + len(chunk.broken)
             self._take(chunk, parsed)
@@ -206,7 +207,7 @@ class _Reading:
             self._refuse([*self._waiting, *rejected], self._window_at)
             self._waiting = []
         if messages.num_rows:
-            self._accept(chunk, self._placed(messages))
+            self._accept(chunk, Parsed(self._placed(messages), parsed.shapes, []))
 
     def _find_window_at(self, messages: pa.Table, rejected: list[Rejected]) -> None:
         dated = [(one.line, one.rejection.received_at) for one in rejected if one.rejection.received_at is not None]
@@ -229,7 +230,8 @@ class _Reading:
         columns = [place[name] if name in place else messages[name] for name in MESSAGE_BATCH.names]
         return pa.table(columns, schema=MESSAGE_BATCH)
 
-    def _accept(self, chunk: Chunk, messages: pa.Table) -> None:
+    def _accept(self, chunk: Chunk, parsed: Parsed) -> None:
+        messages = parsed.messages
         for key, number in _numbers(self.calendar.keys(messages["received_at"])):
             self._counts[key] = self._counts.get(key, 0) + number
         early = pc.less(messages["received_at"], pa.scalar(naive_utc(self.calendar.start), pa.timestamp("us")))
@@ -243,6 +245,7 @@ class _Reading:
             self._quarantine(chunk, messages, result.refused)
             self._note(result.violations)
             messages = result.messages
+        self.values.observe(messages, parsed)
         if messages.num_rows:
             derived = messages.append_column("partition_key", self.calendar.keys(messages["received_at"]))
             derived = derived.append_column("message_key", dedup.message_keys(messages["message_id"]))
@@ -343,7 +346,7 @@ def _append_columns(warehouse: Warehouse, taken: list[TakenFile], values: dict[s
     """First values count in the order of the files' received time, however the files are named or listed."""
     with_messages = [file for file in taken if file.first_received_at is not None]
     order = sorted(with_messages, key=lambda file: (file.first_received_at, file.file_hash))
-    added = new_columns(known_columns(warehouse), [values[file.file_hash] for file in order])
+    added = new_columns(known_columns(warehouse), [values[file.file_hash].found for file in order])
     if added:
         columns = dict(zip(Column._fields, map(list, zip(*added, strict=True)), strict=True))
         warehouse.append(EVENT_COLUMNS.ref, pa.table(columns))

@@ -63,8 +63,8 @@ class _Refused(Exception):
         self.reason, self.detail = reason, detail
 
 
-def parse_line(line: bytes) -> tuple[Message, dict[str, Any]] | Rejection:
-    """The message of a line with its JSON document, or a rejection."""
+def parse_line(line: bytes) -> Message | Rejection:
+    """The message of a line, or a rejection."""
     if b"\x00" in line:
         return Rejection("nul_byte", "the line holds a NUL byte")
     try:
@@ -76,7 +76,7 @@ def parse_line(line: bytes) -> tuple[Message, dict[str, Any]] | Rejection:
     if b"\\u0000" in line and _NUL_ESCAPE.search(line):
         return Rejection("nul_byte", "a text holds a NUL character", *_trace(document))
     try:
-        return _message(document), document
+        return _message(document)
     except _Refused as refused:
         return Rejection(refused.reason, refused.detail, *_trace(document))
 

@@ -15,6 +15,8 @@ from cdp_assets.raw_events.stages import MESSAGE_BATCH
 
 # A parsed message: the number of its line and its fields.
 PARSED_BATCH = pa.schema([("line", pa.int64()), *(MESSAGE_BATCH.field(name) for name in Message._fields)])
+# The shape of messages that were parsed one by one: nothing is known of it.
+UNSHAPED = -1
 
 
 class Rejected(NamedTuple):
@@ -27,9 +29,13 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True)
 class Parsed:
-    """A chunk's lines, each either in ``messages`` (rows of PARSED_BATCH) or in ``rejected``; both in the order of the lines."""
+    """A chunk's lines, each either in ``messages`` (rows of PARSED_BATCH) or in ``rejected``; both in the order of the lines.
+
+    ``shapes``: a number for each message; those of one number have the same keys and types of values. UNSHAPED: not known.
+    """
 
     messages: pa.Table
+    shapes: np.ndarray
     rejected: list[Rejected]
 
 

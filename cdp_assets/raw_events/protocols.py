@@ -141,14 +141,20 @@ class _Batch:
     def _said_before(self) -> tuple[np.ndarray, np.ndarray]:
         """Whether a plan judged the message before it came, and which version of its rule it names."""
         judged, version = np.zeros(self._rows, bool), np.full(self._rows, _NO_VERSION, np.int64)
-        context = self._column("context")
+        context, believed = self._column("context"), self._believed()
         for row in _holding(context, '"protocols"'):
             protocols = orjson.loads(context[int(row)].as_py()).get("protocols")
-            judged[row] = judged_before(protocols)
+            judged[row] = believed[row] and judged_before(protocols)
             named = protocols.get("event_version") if isinstance(protocols, dict) else None
             if type(named) is int and 0 <= named < 2**31:
                 version[row] = named
         return judged, version
+
+    def _believed(self) -> np.ndarray:
+        """Messages of sources that another plan judges before they come. Elsewhere whoever sends a message could say so."""
+        encoded = pc.dictionary_encode(self._column("source"), null_encoding="encode")
+        believed = np.array([self._config.judged_upstream(source) for source in encoded.dictionary.to_pylist()], bool)
+        return believed[encoded.indices.to_numpy(zero_copy_only=False)]
 
     def _column(self, name: str) -> pa.Array:
         column = self._messages.column(name)

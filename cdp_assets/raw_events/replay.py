@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from cdp_assets.raw_events import dedup
 from cdp_assets.raw_events.calendar import Calendar
-from cdp_assets.raw_events.columns import Column, FirstValues, new_columns
+from cdp_assets.raw_events.columns import Column, new_columns
+from cdp_assets.raw_events.first_values import FirstValues
 from cdp_assets.raw_events.intake import BEFORE_START, known_columns
 from cdp_assets.raw_events.parse import Message, Rejection, parse_line
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, VIOLATION_BATCH, WITHOUT_RAW, Stage
@@ -135,10 +136,10 @@ class _Replay:
             found = parse_line(line["raw"].encode())
             if isinstance(found, Rejection):
                 self._stay(line, found.reason, found.detail)
-            elif found[0].received_at < naive_utc(self.calendar.start):
+            elif found.received_at < naive_utc(self.calendar.start):
                 self._stay(line, BEFORE_START, None)
             else:
-                parsed.append(self._row(line, *found))
+                parsed.append(self._row(line, found))
         messages = pa.Table.from_pylist(parsed, schema=MESSAGE_BATCH)
         for stage in self.stages if parsed else ():
             judged = stage.apply(messages)
@@ -149,8 +150,7 @@ class _Replay:
         self._places += known
         self._accept(messages, known)
 
-    def _row(self, line: Mapping[str, Any], message: Message, document: dict[str, Any]) -> dict[str, Any]:
-        self._values.observe(message.type, message.event_slug, message.context, document)
+    def _row(self, line: Mapping[str, Any], message: Message) -> dict[str, Any]:
         place = {name: line[name] for name in ("file_hash", "file", "line")}
         return {"source": self.config.source_of(line["file"]), **place, **message._asdict()}
 
@@ -162,6 +162,7 @@ class _Replay:
     def _accept(self, messages: pa.Table, known: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
         if not messages.num_rows:
             return
+        self._values.observe(messages)
         keys = self.calendar.keys(messages["received_at"])
         self.result.accepted += messages.num_rows
         self.result.windows |= set(keys.to_pylist())
@@ -217,7 +218,7 @@ class _Replay:
         self.warehouse.append(LINE_COUNTS.ref, pa.Table.from_pylist(kept, schema=LINE_COUNTS.schema.to_pyarrow()))
 
     def _add_columns(self) -> None:
-        added = new_columns(known_columns(self.warehouse), [self._values])
+        added = new_columns(known_columns(self.warehouse), [self._values.found])
         if added:
             columns = dict(zip(Column._fields, map(list, zip(*added, strict=True)), strict=True))
             self.warehouse.append(EVENT_COLUMNS.ref, pa.table(columns))

@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,12 @@ def read_text(path: Path, file: str) -> tuple[str | None, list[Problem]]:
         return None, [Problem(file, 1, "the file cannot be read", "check its kind and permissions")]
 
 
+@lru_cache(maxsize=1_000)
 def read_yaml(text: str, file: str, *, first_line: int = 1) -> tuple[Document | None, list[Problem]]:
-    """A YAML mapping. ``first_line`` is the line of the file at which ``text`` starts."""
+    """A YAML mapping. ``first_line`` is the line of the file at which ``text`` starts.
+
+    The same text gives the same objects again, since every step and every tick reads the space anew: change neither of them.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

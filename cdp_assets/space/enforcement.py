@@ -61,6 +61,7 @@ class ProtocolsConfig(Model):
     enforcement: Enforcement = Field(
         Enforcement(), description="Options of sources that do not give their own, and of messages of no source."
     )
+    judged_upstream: bool = Field(False, description="judged_upstream of such sources and messages.")
 
 
 M = TypeVar("M", bound=Model)

@@ -192,6 +192,11 @@ class SourceConfig(Model):
         description="Folder below the landing folder whose files are this source's; default: the key. Also found below segment-logs/.",
     )
     enforcement: Enforcement = Field(Enforcement(), description="What the tracking plan does to this source's messages.")
+    judged_upstream: bool | None = Field(
+        None,
+        description="true: another tracking plan judges this source's messages first; those in which it found something "
+        "(context.protocols) are not blocked again. Leave it out where clients can write that field. Default: the space's.",
+    )
 
 
 class EventStreamFilter(Model):
@@ -241,6 +246,11 @@ class SpaceConfig(Model):
         """What the tracking plan does to messages of a source; of none, by the space's own options."""
         default = self.protocols.enforcement
         return self.sources[source].enforcement.over(default) if source in self.sources else default
+
+    def judged_upstream(self, source: str | None) -> bool:
+        """Whether ``context.protocols`` of a source's messages is believed."""
+        own = self.sources[source].judged_upstream if source in self.sources else None
+        return self.protocols.judged_upstream if own is None else own
 
     @property
     def category_ids(self) -> tuple[str, ...]:

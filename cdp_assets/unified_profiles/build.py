@@ -30,22 +30,25 @@ from cdp_assets.unified_profiles.logs import Rows, Writing, log_rows, log_specs
 from cdp_assets.unified_profiles.merges import Merges
 from cdp_assets.unified_profiles.numbers import NO_IDENTIFIER, NO_IDENTIFIERS, Ints, Outcome
 from cdp_assets.unified_profiles.state import Met, column, fetch, instants, ints, meet
-from cdp_assets.unified_profiles.tables import (
+from cdp_assets.unified_profiles.state_tables import (
     APPLIED_CORRECTIONS,
-    BUILDS,
-    CORRECTIONS,
     ENTRIES,
     EVENT_IDENTIFIERS,
-    EVENT_PROFILES,
     HOLDINGS,
-    ID_ALIASES,
     IDENTIFIERS,
-    IDENTITY_CORRECTIONS,
-    INTERNAL_TABLES,
     LAST_SHOWN,
     PROFILES,
-    SCHEMA,
     STATE_TABLES,
+)
+from cdp_assets.unified_profiles.tables import (
+    BUILDS,
+    CORRECTED_BUILDS,
+    CORRECTIONS,
+    EVENT_PROFILES,
+    ID_ALIASES,
+    IDENTITY_CORRECTIONS,
+    INTERNAL_TABLES,
+    SCHEMA,
     VIOLATIONS,
     canonical_ids_as_of,
     external_id_mapping_updates,
@@ -53,7 +56,7 @@ from cdp_assets.unified_profiles.tables import (
     profile_tables,
 )
 from cdp_assets.unified_profiles.work import Work, gather
-from resources.warehouse import Warehouse, timestamp_literal
+from resources.warehouse import Warehouse, naive_utc, timestamp_literal
 
 ASSET = "profiles"
 # Of the tables that builds continue from: another one makes the next build start anew.
@@ -159,6 +162,13 @@ def _write(
         whole = names.select(canonical="profile", canonical_segment_id="segment_id")
         now = parts.join(names, "profile").join(whole, "canonical").select("segment_id", "canonical_segment_id")
         snapshots.refresh(warehouse, schema, old_names.select("segment_id"), now)
+        if work.corrected_from is not None:
+            corrected = {
+                "corrected_from": [naive_utc(work.corrected_from)],
+                "run_id": [run_id],
+                "loaded_at": [naive_utc(loaded_at)],
+            }
+            warehouse.append(CORRECTED_BUILDS.ref, pa.table(corrected))
         profiles = warehouse.table(PROFILES.ref)
         record_build(
             warehouse,

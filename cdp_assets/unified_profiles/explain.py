@@ -16,10 +16,9 @@ from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.tables import MESSAGES
 from cdp_assets.space.masking import mask_value
 from cdp_assets.unified_profiles.identifiers import Identifier
+from cdp_assets.unified_profiles.state_tables import EVENT_IDENTIFIERS, IDENTIFIERS
 from cdp_assets.unified_profiles.tables import (
-    EVENT_IDENTIFIERS,
     ID_ALIASES,
-    IDENTIFIERS,
     VIOLATIONS,
     external_id_mapping_updates,
     id_graph_updates,

@@ -19,7 +19,7 @@ from cdp_assets.space.models import IdentitySettings
 from cdp_assets.unified_profiles.identifiers import Rules
 from cdp_assets.unified_profiles.last_seen import ShownRows
 from cdp_assets.unified_profiles.numbers import NO_IDENTIFIER, NO_PROFILE, Entries, Ints, Policy, State
-from cdp_assets.unified_profiles.tables import HOLDINGS, LAST_SHOWN, PROFILES
+from cdp_assets.unified_profiles.state_tables import HOLDINGS, LAST_SHOWN, PROFILES
 from cdp_assets.unified_profiles.work import Work, separations
 from resources.warehouse import Warehouse
 

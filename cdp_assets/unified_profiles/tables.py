@@ -242,6 +242,12 @@ CORRECTIONS = TableSpec(
     subject="segment_id",
     personal=("row",),
 )
+CORRECTED_BUILDS = TableSpec(
+    TableRef(SCHEMA, "corrected_builds"),
+    {"corrected_from": "timestamp", "run_id": "string", "loaded_at": "timestamp"},
+    "Builds that corrected what earlier ones had said of events received at corrected_from or later.",
+    subject=None,
+)
 TRAIT_COLUMNS = TableSpec(
     TableRef(SCHEMA, "trait_columns"),
     {"name": "string", "column_name": "string"},
@@ -298,85 +304,8 @@ INTERNAL_TABLES = (
     VIOLATIONS,
     ID_ALIASES,
     IDENTITY_CORRECTIONS,
+    CORRECTED_BUILDS,
     BUILDS,
-)
-
-# What the next build continues from. Profiles and identifiers are numbers here: a profile's is the seq of the entry that created
-# it, an identifier's depends on when it arrived.
-IDENTIFIERS = TableSpec(
-    TableRef(SCHEMA, "identifiers"),
-    {"identifier_id": "int64", "identifier_type": "string", "identifier_value": "string", "blocked": "boolean"},
-    "Every identifier that any message ever carried, with its number, and whether its value is blocked.",
-    subject="identifier_value",
-    keys=("identifier_id",),
-    personal=("identifier_value",),
-)
-ENTRIES = TableSpec(
-    TableRef(SCHEMA, "entries"),
-    {"seq": "int64", "entry_id": "string", "fingerprint": "int64"},
-    "What was resolved: messages and removals by their place in received order. fingerprint tells a message from another of its id.",
-    subject="entry_id",
-    keys=("seq",),
-)
-EVENT_IDENTIFIERS = TableSpec(
-    TableRef(SCHEMA, "event_identifiers"),
-    {"seq": "int64", "position": "int64", "identifier_id": "int64"},
-    "The identifiers of each entry, blocked and refused ones too; position orders them as they were found.",
-    subject="identifier_id",
-    keys=("seq", "identifier_id"),
-)
-HOLDINGS = TableSpec(
-    TableRef(SCHEMA, "holdings"),
-    {"identifier_id": "int64", "profile": "int64", "attached_seq": "int64", "attached_at": "timestamp"},
-    "The profile that each identifier is attached to (which may have merged into another since).",
-    subject="identifier_id",
-    keys=("identifier_id",),
-)
-PROFILES = TableSpec(
-    TableRef(SCHEMA, "profiles"),
-    {"profile": "int64", "segment_id": "string", "canonical": "int64", "merges": "int64", "consent": "string"},
-    "Every profile: the one that it is part of now, how many it took in, its consent (a letter t, f or c per category).",
-    subject="segment_id",
-    keys=("profile",),
-)
-LAST_SHOWN = TableSpec(
-    TableRef(SCHEMA, "last_shown"),
-    {
-        "profile": "int64",
-        "identifier_type": "string",
-        "position": "int64",
-        "identifier_id": "int64",
-        "seen_seq": "int64",
-        "row_seq": "int64",
-    },
-    "The identifiers of each type that a profile showed last, when, and the seq of their newest mapping rows. "
-    "Without an identifier: it was removed since.",
-    subject="identifier_id",
-    keys=("profile", "identifier_type", "position"),
-)
-APPLIED_CORRECTIONS = TableSpec(
-    TableRef(SCHEMA, "applied_corrections"),
-    {
-        "correction_id": "string",
-        "kind": "string",
-        "side": "string",
-        "identifier_type": "string",
-        "identifier_value": "string",
-        "effective_at": "timestamp",
-    },
-    "The identity corrections that the tables honour.",
-    subject="identifier_value",
-    personal=("identifier_value",),
-)
-STATE_TABLES = (
-    IDENTIFIERS,
-    ENTRIES,
-    EVENT_IDENTIFIERS,
-    HOLDINGS,
-    PROFILES,
-    LAST_SHOWN,
-    APPLIED_CORRECTIONS,
-    CORRECTIONS,
 )
 
 
@@ -507,6 +436,17 @@ def suppressed_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime)
     held = held.select("canonical_segment_id", held_type=held.type, held_hash=fn.sha256(held.value))
     found = held.join(wanted, [("held_type", "wanted_type"), ("held_hash", "wanted_hash")])
     return found.select("canonical_segment_id").distinct()
+
+
+def built_before_correction(warehouse: Warehouse, builds: ir.Table) -> ir.Table:
+    """The rows of a room's builds table that a correction of people made since then may have outdated, with its ``corrected_from``.
+
+    One row per build, with the earliest instant from which on something was corrected.
+    """
+    warehouse.ensure(CORRECTED_BUILDS)
+    made = warehouse.table(CORRECTED_BUILDS.ref).select("corrected_from", corrected_at="loaded_at")
+    found = builds.join(made, [builds.loaded_at < made.corrected_at, builds.as_of > made.corrected_from])
+    return found.group_by("asset", "partition_key").aggregate(corrected_from=found.corrected_from.min())
 
 
 def memberships_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:

@@ -19,13 +19,8 @@ import pyarrow as pa
 from cdp_assets.raw_events.tables import MESSAGES
 from cdp_assets.space.models import IdentitySettings
 from cdp_assets.unified_profiles.identifiers import DOCUMENTS, Blocked, candidates, places
-from cdp_assets.unified_profiles.tables import (
-    APPLIED_CORRECTIONS,
-    ENTRIES,
-    EVENT_IDENTIFIERS,
-    IDENTIFIERS,
-    IDENTITY_CORRECTIONS,
-)
+from cdp_assets.unified_profiles.state_tables import APPLIED_CORRECTIONS, ENTRIES, EVENT_IDENTIFIERS, IDENTIFIERS
+from cdp_assets.unified_profiles.tables import IDENTITY_CORRECTIONS
 from resources.warehouse import Warehouse, timestamp_literal
 from resources.warehouse import functions as fn
 

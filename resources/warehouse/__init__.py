@@ -134,7 +134,9 @@ class Warehouse(ABC):
     compiles_only: ClassVar[bool] = False
 
     dialect: str = field(init=False, default="")
+    # What this connection knows of the catalogue, so that it asks once: columns of tables, schemas that are there.
     _schemas: dict[TableRef, ibis.Schema] = field(init=False, default_factory=dict)
+    _made: set[str] = field(init=False, default_factory=set)
     _user_queries: dict[str, exp.Expr] = field(init=False, default_factory=dict)
     _templates: dict[str, str] = field(init=False, default_factory=dict)
     _depth: int = field(init=False, default=0)
@@ -161,6 +163,10 @@ class Warehouse(ABC):
     @abstractmethod
     def _catalogue(self, ref: TableRef) -> ibis.Schema | None:
         """Columns of a table in lower case, or None when the table is not there."""
+
+    @abstractmethod
+    def _catalogue_of(self, schema: str) -> dict[TableRef, ibis.Schema]:
+        """Columns, as of ``_catalogue``, of all tables and views of a schema that can be read."""
 
     @abstractmethod
     def list_tables(self, schema: str) -> list[TableRef]:
@@ -227,7 +233,10 @@ class Warehouse(ABC):
     def has(self, ref: TableRef) -> bool:
         """Whether the table is in the catalogue now."""
         self._schemas.pop(ref, None)
-        return self._catalogue(ref) is not None
+        found = self._catalogue(ref)
+        if found is not None:
+            self._schemas[ref] = found
+        return found is not None
 
     def table(self, ref: TableRef) -> ir.Table:
         """The table as an expression with lower-case columns. Raises :class:`MissingTableError`."""
@@ -240,18 +249,29 @@ class Warehouse(ABC):
         return bound.select(**{name: bound[self._fold(name)] for name in columns})
 
     def ensure_schema(self, schema: str) -> None:
-        self._run(f"CREATE SCHEMA IF NOT EXISTS {self._identifier(schema).sql(self.dialect)}")
+        if schema not in self._made:
+            self._run(f"CREATE SCHEMA IF NOT EXISTS {self._identifier(schema).sql(self.dialect)}")
+            self._made.add(schema)
 
     def ensure(self, *specs: TableSpec) -> None:
         """Create the tables that are missing, empty, with the declared columns; add declared columns that a table lacks."""
+        unknown = [spec.ref for spec in specs if spec.ref not in self._schemas]
+        if len(unknown) == 1:
+            self.has(unknown[0])
+        else:
+            for schema in sorted({ref.schema for ref in unknown}):
+                self._schemas |= {ref: found for ref, found in self._catalogue_of(schema).items() if ref in unknown}
         for spec in specs:
-            if self.has(spec.ref):
+            if spec.ref in self._schemas:
                 self.add_columns(spec.ref, dict(spec.columns))
-                continue
-            self.ensure_schema(spec.ref.schema)
-            columns = ", ".join(self._column_ddl(name, dtype) for name, dtype in spec.schema.items())
-            self._run(f"CREATE TABLE {self.name(spec.ref)} ({columns})")
-            self._schemas.pop(spec.ref, None)
+            else:
+                self._create_empty(spec, "CREATE TABLE")
+
+    def _create_empty(self, spec: TableSpec, how: str) -> None:
+        self.ensure_schema(spec.ref.schema)
+        columns = ", ".join(self._column_ddl(name, dtype) for name, dtype in spec.schema.items())
+        self._run(f"{how} {self.name(spec.ref)} ({columns})")
+        self._schemas[spec.ref] = spec.schema
 
     def _column_ddl(self, name: str, dtype: ibis_types.DataType) -> str:
         return f"{self._identifier(name).sql(self.dialect)} {self._type_sql(dtype)}"
@@ -294,6 +314,7 @@ class Warehouse(ABC):
             self._depth = 0
             self._run("ROLLBACK")
             self._schemas.clear()
+            self._made.clear()
             raise
         self._depth = 0
         self._run("COMMIT")
@@ -421,13 +442,11 @@ class Warehouse(ABC):
         """Arrow rows as a scratch table to join with, dropped at the end. DDL: open it outside a transaction."""
         number = self._free_number()
         ref = TableRef("cdp_scratch", f"s{number}")
-        self.ensure_schema(ref.schema)
-        self.drop(ref)
         kinds = {
             name: "timestamp" if dtype.is_timestamp() else str(dtype)
             for name, dtype in ibis.Schema.from_pyarrow(rows.schema).items()
         }
-        self.ensure(TableSpec(ref, kinds, "Rows to join with.", subject=None))
+        self._create_empty(TableSpec(ref, kinds, "Rows to join with.", subject=None), "CREATE OR REPLACE TABLE")
         try:
             self.append(ref, rows)
             yield self.table(ref)

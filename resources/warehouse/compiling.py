@@ -39,6 +39,9 @@ class CompilingWarehouse(Warehouse):
         except MissingTableError:
             return None
 
+    def _catalogue_of(self, schema: str) -> dict[TableRef, ibis.Schema]:
+        return {}
+
     def _fold(self, name: str) -> str:
         return name.upper() if self.dialect == "snowflake" else name
 

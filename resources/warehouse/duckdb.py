@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 import ibis
+import ibis.expr.datatypes as ibis_types
 import pyarrow as pa
 from dagster_duckdb import DuckDBResource
 from ibis.backends.sql.datatypes import DuckDBType
@@ -136,6 +137,17 @@ class DuckDBWarehouse(Warehouse):
             # A view whose files are gone exists, and cannot be read.
             raise WarehouseError(f"table {ref}: {_first_line(error)}") from None
         return ibis.schema({str(row[0]).lower(): DuckDBType.from_string(row[1]) for row in described})
+
+    def _catalogue_of(self, schema: str) -> dict[TableRef, ibis.Schema]:
+        rows = self._connection.execute(
+            "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+            "WHERE lower(schema_name) = ? AND database_name = current_database() ORDER BY table_name, column_index",
+            [schema],
+        ).fetchall()
+        found: dict[TableRef, dict[str, ibis_types.DataType]] = {}
+        for table, name, kind in rows:
+            found.setdefault(TableRef(schema, str(table).lower()), {})[str(name).lower()] = DuckDBType.from_string(kind)
+        return {ref: ibis.schema(columns) for ref, columns in found.items()}
 
     def list_tables(self, schema: str) -> list[TableRef]:
         found = self._connection.execute(

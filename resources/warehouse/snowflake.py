@@ -110,6 +110,17 @@ class SnowflakeWarehouse(Warehouse):
             return None
         return ibis.schema({str(name).lower(): _ibis_type(kind, precision, scale) for name, kind, precision, scale in rows})
 
+    def _catalogue_of(self, schema: str) -> dict[TableRef, ibis.Schema]:
+        rows = self._execute(
+            "SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, NUMERIC_PRECISION, NUMERIC_SCALE FROM INFORMATION_SCHEMA.COLUMNS "
+            f"WHERE TABLE_SCHEMA = '{_text(schema.upper())}' ORDER BY TABLE_NAME, ORDINAL_POSITION"
+        ).fetchall()
+        found: dict[TableRef, dict[str, ibis_types.DataType]] = {}
+        for table, name, kind, precision, scale in rows:
+            columns = found.setdefault(TableRef(schema, str(table).lower()), {})
+            columns[str(name).lower()] = _ibis_type(kind, precision, scale)
+        return {ref: ibis.schema(columns) for ref, columns in found.items()}
+
     def list_tables(self, schema: str) -> list[TableRef]:
         where = f"WHERE TABLE_SCHEMA = '{_text(schema.upper())}'"
         # Local servers that speak Snowflake's protocol list views only as views.

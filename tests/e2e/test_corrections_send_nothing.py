@@ -7,11 +7,14 @@ import gzip
 import json
 from typing import Any
 
+import dagster as dg
 import pytest
 from ruamel.yaml import YAML
 
+from cdp_assets.dagster_support import asset_key
 from cdp_assets.unified_profiles.corrections import unmerge
 from cdp_assets.unified_profiles.tables import external_id_mapping_updates, id_graph_updates, profile_schema
+from resources.instance import open_instance
 from resources.space import load
 from resources.warehouse import TableRef
 from tests.e2e.conftest import HOUR, Stage
@@ -67,6 +70,12 @@ def test_a_late_earliest_event_renames_profiles_and_sends_nothing(owl_bank: Stag
         assert warehouse.count(warehouse.table(TableRef("unified_profiles", "id_aliases"))) >= 1
     assert enters_and_exits(summary) == 0
     assert owl_bank.new_calls() == 0
+    with open_instance(owl_bank.home) as instance:
+        for audience in load(owl_bank.directory).audiences:
+            check = dg.AssetCheckKey(asset_key("owl_bank", "linked_audiences", audience), "late_data")
+            execution = instance.event_log_storage.get_latest_asset_check_execution_by_key([check])[check]
+            evaluation = execution.event.dagster_event.asset_check_evaluation_data
+            assert not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.WARN
 
 
 @pytest.mark.slow

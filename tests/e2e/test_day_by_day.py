@@ -22,7 +22,7 @@ DAYS = 4
 # The clock and the run are outside of "the same table".
 OUTSIDE = {"loaded_at", "run_id", "source_run_id"}
 # They tell what late lines corrected, and at once nothing is late.
-OF_CORRECTIONS = {"unified_profiles.id_aliases", "unified_profiles.corrections"}
+OF_CORRECTIONS = {f"unified_profiles.{name}" for name in ("id_aliases", "corrections", "corrected_builds")}
 WHOLE = ("raw_events", "events", "unified_profiles")
 OF_LAST_PARTITION = ("computed_traits", "linked_audiences")
 

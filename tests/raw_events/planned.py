@@ -55,8 +55,8 @@ def batch(messages: Iterable[Mapping[str, Any]], source: str | None = None) -> p
     rows = []
     for number, one in enumerate(messages, 1):
         parsed = parse_line(orjson.dumps(one))
-        assert isinstance(parsed, tuple) and isinstance(parsed[0], Message), parsed
-        rows.append({"source": source, "file_hash": "f", "file": "f.jsonl", "line": number, **parsed[0]._asdict()})
+        assert isinstance(parsed, Message), parsed
+        rows.append({"source": source, "file_hash": "f", "file": "f.jsonl", "line": number, **parsed._asdict()})
     return pa.Table.from_pylist(rows, schema=MESSAGE_BATCH)
 
 

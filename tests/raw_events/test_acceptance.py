@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdp_assets.raw_events.build import Counts
-from cdp_assets.raw_events.parse import parse_line
+from cdp_assets.raw_events.parse import Message, parse_line
 from cdp_assets.raw_events.stages import REFUSED, VIOLATION_BATCH, StageResult
 from resources.warehouse import TableRef
 
@@ -81,7 +81,8 @@ def test_ae5_4_a_later_value_of_another_type_never_fails_and_is_counted(any_room
 
 def test_ae5_5_the_clients_clock_counts_only_for_distances(message) -> None:
     ahead = message(originalTimestamp="2026-01-02T10:00:00Z", sentAt="2026-01-02T10:00:01Z", timestamp="2020-01-01T00:00:00Z")
-    assert parse_line(json.dumps(ahead).encode())[0].timestamp == dt.datetime(2026, 1, 1, 9, 59, 59)
+    parsed = parse_line(json.dumps(ahead).encode())
+    assert isinstance(parsed, Message) and parsed.timestamp == dt.datetime(2026, 1, 1, 9, 59, 59)
 
 
 class NoSecrets:

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cdp_assets.raw_events.bulk import Parser
-from cdp_assets.raw_events.columns import FirstValues
+from cdp_assets.raw_events.first_values import FirstValues
 from cdp_assets.raw_events.landing import Chunk
 from cdp_assets.raw_events.parse import Rejection, parse_line
 from cdp_assets.raw_events.parsed import Rejected, batch_of
@@ -115,22 +115,23 @@ def chunk_of(lines: list[bytes]) -> Chunk:
 
 
 def one_by_one(lines: list[bytes]) -> tuple[list[dict], list[Rejected], dict]:
-    numbers, messages, rejected, values = [], [], [], FirstValues()
+    numbers, messages, rejected = [], [], []
     for number, line in enumerate(lines, 1):
         parsed = parse_line(line.strip())
         if isinstance(parsed, Rejection):
             rejected.append(Rejected(number, parsed, line.strip()))
             continue
-        message, document = parsed
-        values.observe(message.type, message.event_slug, message.context, document)
         numbers.append(number)
-        messages.append(message)
-    return batch_of(numbers, messages).to_pylist(), rejected, values.found
+        messages.append(parsed)
+    values, batch = FirstValues(), batch_of(numbers, messages)
+    values.observe(batch)
+    return batch.to_pylist(), rejected, values.found
 
 
 def in_bulk(lines: list[bytes]) -> tuple[list[dict], list[Rejected], dict]:
     values = FirstValues()
-    parsed = PARSER.parse(chunk_of(lines), values)
+    parsed = PARSER.parse(chunk_of(lines))
+    values.observe(parsed.messages, parsed)
     return parsed.messages.to_pylist(), parsed.rejected, values.found
 
 

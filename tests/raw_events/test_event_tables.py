@@ -10,9 +10,13 @@ import pytest
 from cdp_assets.raw_events.build import build_window
 from cdp_assets.raw_events.columns import event_slug, snake_case, value_type
 from cdp_assets.raw_events.event_tables import build_event_tables
+from cdp_assets.raw_events.filters import Transformations
 from cdp_assets.raw_events.intake import take_in
 from cdp_assets.space.models import SpaceConfig
 from cdp_assets.space.time import windows
+from cdp_assets.space.transformations import Transformation
+from cdp_assets.space.transforming import transformers
+from tests.raw_events.planned import enforcing, of_properties, rule, stage_of
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,33 @@ def test_the_first_value_is_that_of_the_earliest_file_whatever_its_name(room, me
     assert room.rows("event_columns", "table_name", "column_name", "column_type", "path") == [
         ("card_used", "n", "int64", '["properties", "n"]')
     ]
+
+
+def test_columns_are_those_of_the_messages_that_were_accepted_as_the_stages_left_them(room, message) -> None:
+    plan = rule(key="Card Used", **of_properties(properties={"n": {"type": "integer"}, "old": {"type": "string"}}))
+    options = enforcing(allow_properties_on_violations=False, allow_unplanned_events=False)
+    rename = Transformation.model_validate(
+        {"key": "r", "name": "r", "if": "type = 'track'", "rename": {"properties.old": "properties.new"}}
+    )
+    room.stages = [stage_of(plan, **options), Transformations(transformers({"r": rename}, None, None))]
+    room.land(
+        "a.jsonl",
+        message("m1", event="Card Lost", properties={"refused": True}),
+        message("m2", properties={"n": "omitted"}),
+        message("m3", "2025-12-31T10:00:00Z", properties={"too_early": 1}),
+        message("m4", properties={"n": 1, "old": "x"}, context={"page": {"path": "/"}}),
+        message("m5", properties={"n": 2, "old": "y"}, context={"page": {"path": "/b"}}),
+    )
+    room.run()
+    columns = {row[0]: row[1] for row in room.rows("event_columns", "column_name", "column_type") if row}
+    of_plan = {name for name in columns if name.startswith("context_protocols")}
+    assert of_plan
+    assert {name: kind for name, kind in columns.items() if name not in of_plan} == {
+        "n": "int64",
+        "new": "string",
+        "context_page_path": "string",
+    }
+    assert {row[0] for row in room.rows("event_columns", "table_name")} == {"tracks", "card_used"}
 
 
 def test_a_message_that_became_a_duplicate_leaves_its_event_table(room, message) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events import documents
 from cdp_assets.raw_events.filters import event_filter_stages, transformation_stages
-from cdp_assets.raw_events.parse import Message, parse_line
+from cdp_assets.raw_events.parse import CONSENT_EVENT, Message, parse_line
 from cdp_assets.raw_events.schemas import QUARANTINE_REASONS
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, REFUSED, Stage, StageResult
 from cdp_assets.space.fql import FqlError, compile
@@ -48,10 +48,9 @@ def rows(*messages: dict[str, Any], source: str | None = None) -> pa.Table:
     found = []
     for line, message in enumerate(messages, start=1):
         parsed = parse_line(json.dumps(message).encode())
-        assert isinstance(parsed, tuple)
-        assert isinstance(parsed[0], Message), parsed
+        assert isinstance(parsed, Message), parsed
         place = {"file_hash": "h", "file": "f.jsonl", "line": line, "source": message.get("source", source)}
-        found.append({**place, **parsed[0]._asdict()})
+        found.append({**place, **parsed._asdict()})
     return pa.Table.from_pylist(found, schema=MESSAGE_BATCH)
 
 
@@ -156,6 +155,13 @@ def test_a_dropped_message_is_refused_with_the_transformation() -> None:
     )
     assert refusals(result) == [(1, "transformation_dropped", "transformation no_cards")]
     assert values(result, "event") == ["Login"]
+
+
+def test_what_a_person_agreed_to_is_never_dropped() -> None:
+    withdrawal = event(1, event=CONSENT_EVENT, context={"consent": {"categoryPreferences": {"ads": False}}})
+    messages = rows(withdrawal, event(2))
+    for stage in (filtering("type = 'track'"), transforming(made("all", drop=True, **{"if": "type = 'track'"}))):
+        assert values(stage.apply(messages), "line") == [1]
 
 
 def test_a_rewritten_message_keeps_every_other_column_as_it_is() -> None:

@@ -14,13 +14,23 @@ TOTAL = rule(key="Order Completed", **of_properties(properties={"total": {"type"
 
 def test_a_message_that_another_plan_judged_is_not_blocked_again_and_keeps_its_annotation() -> None:
     upstream = {"sourceId": "up", "event_version": 1, "violations": [{"type": "Required", "field": "a", "description": "b"}]}
-    stage = stage_of(TOTAL, **enforcing(allow_event_on_violations=False, allow_unplanned_events=False))
+    options = enforcing(allow_event_on_violations=False, allow_unplanned_events=False)["protocols"]
+    stage = stage_of(TOTAL, protocols={**options, "judged_upstream": True})
     wrong = {"properties": {"total": "ten"}}
     found = judge(stage, message(**wrong, context={"protocols": upstream}), message(**wrong, context={"protocols": {}}))
     assert found.refused.column("line").to_pylist() == [2]
     protocols = document(found, "context")["protocols"]
     assert (protocols["sourceId"], protocols["event_version"]) == ("up", 1)
     assert [one["field"] for one in protocols["violations"]] == ["a", "properties.total"]
+
+
+def test_a_client_cannot_say_that_another_plan_let_its_message_through() -> None:
+    said = {"protocols": {"violations": [{"type": "Required", "field": "a", "description": "b"}]}}
+    sources = {"web": {}, "hub": {"judged_upstream": True}}
+    stage = stage_of(TOTAL, sources=sources, **enforcing(allow_event_on_violations=False))
+    wrong = message(properties={"total": "ten"}, context=said)
+    for source, refused in (("web", 1), (None, 1), ("hub", 0)):
+        assert judge(stage, wrong, source=source).refused.num_rows == refused
 
 
 def test_unplanned_properties_are_omitted_before_the_rule_is_asked_on_every_planned_level() -> None:

@@ -155,7 +155,7 @@ def messages(draw: Any) -> dict[str, Any]:
 @given(plans(), enforcements, st.lists(messages(), min_size=1, max_size=12))
 def test_in_bulk_as_one_by_one(rules: list[dict[str, Any]], options: dict[str, Any], landed: list[dict[str, Any]]) -> None:
     rows = batch(landed)
-    result = stage_of(*rules, protocols={"enforcement": options}).apply(rows)
+    result = stage_of(*rules, protocols={"enforcement": options, "judged_upstream": True}).apply(rows)
     kept = {row["line"]: row for row in result.messages.to_pylist()}
     refused = {row["line"]: row["reason"] for row in result.refused.to_pylist()}
     found: dict[int, set[tuple[str, str, str]]] = {}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdp_assets.data_graph.model import DataGraph
-from cdp_assets.raw_events.parse import parse_line
+from cdp_assets.raw_events.parse import Message, parse_line
 from cdp_assets.raw_events.replay import Selection, replay_quarantine
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, REFUSED, StageResult
 from cdp_assets.raw_events.suppression import (
@@ -41,8 +41,8 @@ def batch(*messages: dict[str, Any]) -> pa.Table:
     for line, message in enumerate(messages, start=1):
         given = {"type": "track", "event": "E", "messageId": f"m{line}", "receivedAt": NOON.isoformat(), "userId": "someone"}
         parsed = parse_line(json.dumps(given | message).encode())
-        assert isinstance(parsed[0], tuple), parsed
-        rows.append({**parsed[0]._asdict(), "file_hash": "f", "file": "f.jsonl", "line": line})
+        assert isinstance(parsed, Message), parsed
+        rows.append({**parsed._asdict(), "file_hash": "f", "file": "f.jsonl", "line": line})
     return pa.Table.from_pylist(rows, schema=MESSAGE_BATCH)
 
 

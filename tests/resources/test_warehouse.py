@@ -115,6 +115,42 @@ def test_columns_are_added_as_they_appear(things: Warehouse) -> None:
     assert "extra" in things.schema(SPEC.ref)
 
 
+def test_what_is_known_of_a_new_table_is_what_the_catalogue_says(warehouse: Warehouse) -> None:
+    words = ("string", "int64", "float64", "boolean", "timestamp", "date")
+    specs = [
+        TableSpec(TableRef("s", f"t{n}"), {f"c_{word}": word for word in words[n:]}, "A table.", subject=None) for n in range(3)
+    ]
+    warehouse.ensure(*specs)
+    rows = pa.table({"n": pa.array([1], pa.int64()), "at": pa.array([None], pa.timestamp("us")), "ok": [True], "x": [1.5]})
+    with warehouse.scratch(rows) as scratch:
+        made = [*(spec.ref for spec in specs), TableRef("cdp_scratch", "s1")]
+        known = {ref: warehouse.schema(ref) for ref in made}
+        assert known == {ref: warehouse._catalogue(ref) for ref in made}
+        assert known == {**warehouse._catalogue_of("s"), **warehouse._catalogue_of("cdp_scratch")}
+        assert warehouse.arrow(scratch).to_pylist() == rows.to_pylist()
+
+
+def test_tables_that_are_known_are_not_looked_up_again(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = [TableSpec(TableRef("s", f"t{n}"), {"id": "string"}, "A table.", subject=None) for n in range(3)]
+    warehouse.ensure(*specs)
+    ran: list[str] = []
+    monkeypatch.setattr(warehouse, "_run", ran.append)
+    monkeypatch.setattr(warehouse, "_catalogue", ran.append)
+    monkeypatch.setattr(warehouse, "_catalogue_of", ran.append)
+    warehouse.ensure(*specs)
+    warehouse.ensure_schema("s")
+    assert ran == []
+
+
+def test_a_table_that_a_rollback_took_back_is_made_again(duckdb_warehouse: Warehouse) -> None:
+    spec = TableSpec(TableRef("s", "t"), {"id": "string"}, "A table.", subject=None)
+    with pytest.raises(ZeroDivisionError), duckdb_warehouse.transaction():
+        duckdb_warehouse.ensure(spec)
+        raise ZeroDivisionError
+    duckdb_warehouse.ensure(spec)
+    assert duckdb_warehouse.count(duckdb_warehouse.table(spec.ref)) == 0
+
+
 def test_batches_stream_every_row(things: Warehouse) -> None:
     assert sum(batch.num_rows for batch in things.batches(things.table(SPEC.ref), 1)) == 2
 

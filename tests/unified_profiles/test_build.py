@@ -12,11 +12,13 @@ import pytest
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.build import build_window
 from cdp_assets.raw_events.intake import take_in
+from cdp_assets.space.builds import builds_spec, record_build
 from cdp_assets.space.models import ConsentCategory, IdentifierRule, IdentitySettings, SpaceConfig
 from cdp_assets.space.time import windows
 from cdp_assets.unified_profiles.build import ProfilesResult, build_profiles
 from cdp_assets.unified_profiles.logs import trait_text
 from cdp_assets.unified_profiles.tables import (
+    built_before_correction,
     canonical_ids_as_of,
     consent_as_of,
     events_as_of,
@@ -202,6 +204,41 @@ def test_a_refused_identifier_is_logged_without_its_value(people) -> None:
     assert "e@x" not in str(row) and row[4] == people.profile_of("m001")
 
 
+def test_a_late_event_outdates_what_was_built_of_later_instants_until_it_is_built_again(people) -> None:
+    people.say("u1", minute=10)
+    people.build()
+    before, after = AS_OF - dt.timedelta(hours=1), AS_OF + dt.timedelta(hours=1)
+
+    def built(partition: str, as_of: dt.datetime, loaded_at: dt.datetime) -> None:
+        record_build(
+            people.warehouse,
+            "rooms",
+            asset="a",
+            partition_key=partition,
+            as_of=as_of,
+            revision="r",
+            run_id="r",
+            rows=0,
+            loaded_at=loaded_at,
+        )
+
+    def outdated() -> list[tuple]:
+        builds = people.warehouse.table(builds_spec("rooms").ref)
+        rows = people.warehouse.rows(built_before_correction(people.warehouse, builds), 10)
+        return sorted(tuple(row.values()) for row in rows)
+
+    built("early", minute(5), before)
+    built("late", minute(20), before)
+    people.say("u2", minute=30)
+    people.build()
+    assert outdated() == []
+    people.say("u1", minute=6)
+    assert people.build().corrected_from == minute(6)
+    assert outdated() == [("a", "late", minute(6).replace(tzinfo=None))]
+    built("late", minute(20), after)
+    assert outdated() == []
+
+
 def test_a_profile_that_a_late_event_renames_is_found_by_its_old_id(people) -> None:
     first = people.say("u1", minute=10)
     people.build()
@@ -270,7 +307,7 @@ def test_both_engines_write_the_same_tables(both_people) -> None:
         written.append((result, people.all_tables()))
     assert written[0] == written[1]
     assert written[0][0].merges > 0 and written[0][0].violations > 0
-    of_corrections = {"id_aliases", "identity_corrections", "corrections", "applied_corrections"}
+    of_corrections = {"id_aliases", "identity_corrections", "corrections", "applied_corrections", "corrected_builds"}
     assert {name for name, rows in written[0][1].items() if not rows} <= of_corrections
 
 

@@ -37,7 +37,7 @@ WORLDS = range(1, 1 + int(os.environ.get("CDP_ORACLE_WORLDS", "8")) // 4)
 SEED = int(os.environ.get("CDP_ORACLE_SEED", "4"))
 BATCHES = 4
 # Written with the clock, or a record of how the tables came to be.
-PROCESS = ("id_aliases", "builds")
+PROCESS = ("id_aliases", "corrected_builds", "builds")
 
 Messages = dict[str, list[dict[str, Any]]]
 
