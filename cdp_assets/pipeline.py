@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from cdp_assets.computed_traits.tables import TRAIT_VALUES
+from cdp_assets.computed_traits.tables import ACCOUNT_VALUES, TRAIT_VALUES
 from cdp_assets.dagster_support import TAG_AS_OF, asset_key, format_instant
 from cdp_assets.data_graph.assets import key_of as graph_key
 from cdp_assets.data_graph.assets import scan_is_due
@@ -207,7 +207,6 @@ def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_id: st
     messages = warehouse.table(MESSAGES.ref)
     duplicates, quarantine = warehouse.table(DUPLICATES.ref), warehouse.table(QUARANTINE.ref)
     ids = canonical_ids_as_of(warehouse, space.graph, as_of)
-    values = warehouse.table(TRAIT_VALUES.ref) if space.traits else None
     summary: dict[str, Any] = {
         "as_of": format_instant(as_of),
         "raw_events": {
@@ -221,9 +220,13 @@ def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_id: st
         "audiences": {},
         "activations": {},
     }
-    if values is not None:
-        counted = values.filter(values.partition_key == partition).group_by("trait").agg(rows=lambda t: t.count())
-        rows = {row["trait"]: row["rows"] for row in warehouse.rows(counted, 100_000)}
+    if space.traits:
+        rows: dict[str, int] = {}
+        # Of a trait that members of accounts have, too, the members' rows count.
+        for spec in (ACCOUNT_VALUES, TRAIT_VALUES):
+            values = warehouse.table(spec.ref)
+            counted = values.filter(values.partition_key == partition).group_by("trait").agg(rows=lambda t: t.count())
+            rows |= {row["trait"]: row["rows"] for row in warehouse.rows(counted, 100_000)}
         summary["traits"] = {key: rows.get(key, 0) for key in space.traits}
     if space.audiences:
         members = warehouse.table(AUDIENCE_MEMBERS.ref)

@@ -26,6 +26,7 @@ from cdp_assets.space.references import check_references
 from cdp_assets.space.settings import check_settings
 from cdp_assets.space.space import Problem, Space, SpaceError
 from cdp_assets.space.tracking_plan import TrackingPlan, read_plan
+from cdp_assets.space.traits import check_traits
 from cdp_assets.space.transformations import Transformation
 
 MappingValidator = Callable[[Any], list[str]]
@@ -82,12 +83,14 @@ class _Loader:
             graph = self._without_missing(config, graph)
         plan = self._tracking_plan()
         self._strangers()
-        traits = self._folder("traits", Trait)
+        written = self._folder("traits", Trait)
         audiences = self._queried(self._folder("audiences", Audience))
         models = self._models()
         activations = self._folder("activations", Activation)
         transformations = self._folder("transformations", Transformation)
-        self._trait_queries(traits)
+        self._trait_queries(written)
+        traits, problems_of_traits = check_traits(written, self.sources.documents, self.sources.keys, audiences, activations)
+        self.problems += problems_of_traits
         for document in self.sources.documents.values():
             self.problems += check_settings(document)
         if config is not None:
@@ -276,7 +279,9 @@ class _Loader:
             source = (self.directory / document.file).read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
             if re.search(r":\s*[|>][-+0-9]*\s*(#.*)?$", source[line - 1]):
                 line += 1
-            columns = ((trait.identifier, "identifier", document.line("identifier")), (key, "the trait's key", line))
+            named = [(column, "among 'columns'", document.line("columns", column)) for column in trait.columns or ()]
+            named = named or [(key, "the trait's key", line)]
+            columns = ((trait.identifier, "identifier", document.line("identifier")), *named)
             self.queries.append(QueryText("traits", key, document.file, text, line, columns))
 
     # -- checks across files ---------------------------------------------------------------------------------------

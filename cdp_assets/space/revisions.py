@@ -72,7 +72,8 @@ def graph_revision(space: Space) -> str:
 def trait_slice(space: Space, key: str) -> Slice:
     """What determines a trait's values."""
     trait = space.traits[key]
-    content = _plain(trait, leave_out={"key", "name", "description", "owner", "type", "query"})
+    left_out = {"key", "name", "description", "owner", "type", "query", "columns"}
+    content = _plain(trait, leave_out=left_out if trait.of_accounts else {*left_out, "level", "members"})
     content["type"] = trait.value_type
     content["query"] = _query(space, trait.query) if trait.query else None
     return {"trait": content, "profiles": _profiles(space.graph)}
