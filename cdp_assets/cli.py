@@ -18,7 +18,7 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cdp_assets import cli_identity, cli_privacy
+from cdp_assets import cli_graph, cli_identity, cli_privacy
 from cdp_assets.cli_ledger import ledger_app
 from cdp_assets.cli_replay import replay_app
 from cdp_assets.cli_support import (
@@ -45,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(ledger_app, name="ledger")
+cli_graph.register(app)
 cli_privacy.register(app)
 cli_identity.register(app)
 app.add_typer(replay_app, name="replay")
@@ -84,35 +85,6 @@ def _bar(title: str):
             bar.update(task, description=f"{title}: {name}"[:44], completed=done, total=total)
 
         yield advance
-
-
-@app.command()
-def validate(space: SpaceOption, home: HomeOption = None) -> None:
-    """Check every file of a space, every reference, and the data graph against the warehouse."""
-    from cdp_assets.data_graph.warehouse_check import check_graph
-    from cdp_assets.linked_audiences.warehouse_check import check_audiences
-    from resources.space import load
-
-    loaded = load(space)
-    problems = list(loaded.warnings)
-    paths = Home.of(home)
-    checked = "the files"
-    if loaded.config.warehouse.type != "duckdb" or paths.warehouse_file(loaded.name).exists() or loaded.config.warehouse.files:
-        with open_space(space, home)[2] as warehouse:
-            problems += check_graph(loaded.graph, warehouse)
-            problems += check_audiences(loaded, warehouse)
-            checked = "the files and the warehouse"
-    for problem in sorted(problems):
-        style = "yellow" if problem.level == "warning" else "red"
-        out.print(str(problem), style=style, markup=False, highlight=False)
-    for activation in loaded.activations.values():
-        if activation.consent.subject == "none":
-            out.print(
-                f"activation {activation.key} speaks of no person: {activation.consent.reason}", markup=False, highlight=False
-            )
-    if any(problem.level == "error" for problem in problems):
-        raise typer.Exit(1)
-    out.print(f"{loaded.name}: {checked} are valid", style="green", highlight=False)
 
 
 @app.command()

@@ -61,11 +61,11 @@ def check_result(
     metadata["failing"] = sum(result.failing for result in broken)
     metadata["threshold"] = 0
     metadata["broken rules"] = dg.MetadataValue.md(
-        _table([{"rule": r.rule, "failing": r.failing, "of rows": r.rows, "meaning": r.detail} for r in broken])
+        markdown_table([{"rule": r.rule, "failing": r.failing, "of rows": r.rows, "meaning": r.detail} for r in broken])
     )
     for result in broken:
         if result.sample:
-            metadata[f"sample: {result.rule}"] = dg.MetadataValue.md(_table(result.sample[:SAMPLE_ROWS]))
+            metadata[f"sample: {result.rule}"] = dg.MetadataValue.md(markdown_table(result.sample[:SAMPLE_ROWS]))
     where = f" in partition {partition}" if partition else ""
     counted = "; ".join(f"{result.rule} ({result.failing} of {result.rows})" for result in broken)
     return dg.AssetCheckResult(
@@ -78,8 +78,8 @@ def check_result(
     )
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a Markdown table. Columns are those of the first row."""
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows (at least one) as a Markdown table. Columns are those of the first row."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

@@ -30,8 +30,10 @@ from cdp_assets.dagster_support import (  # noqa: E402
     table_key,
     window_as_of,
 )
+from cdp_assets.data_graph.assets import build_data_graph  # noqa: E402
 from cdp_assets.data_graph.model import Entity  # noqa: E402
 from cdp_assets.destination_syncs import assets as syncs  # noqa: E402
+from cdp_assets.graph_report import graph_report  # noqa: E402
 from cdp_assets.linked_audiences import assets as audiences  # noqa: E402
 from cdp_assets.linked_audiences import checks as audience_checks  # noqa: E402
 from cdp_assets.linked_audiences.build import AudienceResult  # noqa: E402
@@ -60,6 +62,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
     home_paths = Home.of(home)
     steps: list[dg.AssetsDefinition | dg.AssetSpec] = [
         *company_tables(space),
+        build_data_graph(space, lambda loaded, warehouse, as_of, rows: graph_report(loaded, warehouse, as_of, rows=rows)),
         build_raw_events(space.config),
         *people(space),
         *build_traits_and_audiences(space),
@@ -151,7 +154,7 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
                     if trait.error:
                         errors.setdefault(traits.key_of(loaded, key), {})[window.key] = trait.error
                     else:
-                        trait_runs[key].append({"window": window.key, "rows": trait.rows, "as_of": as_of})
+                        trait_runs[key].append({"window": window.key, "result": trait, "as_of": as_of})
                 failed = frozenset(key for key, trait in built.items() if trait.error)
                 found = audiences.compute(warehouse, loaded, audience_keys, window, as_of, context.run.run_id, failed)
                 for key, audience in found.items():
@@ -168,8 +171,7 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
             runs = trait_runs[key]
             if runs and traits.key_of(loaded, key) not in errors:
                 by_partition = {
-                    run["window"]: {"dagster/partition_row_count": run["rows"], META_AS_OF: format_instant(run["as_of"])}
-                    for run in runs
+                    run["window"]: traits.partition_metadata(loaded.traits[key], run["result"], run["as_of"]) for run in runs
                 }
                 describe_partitions(context, traits.key_of(loaded, key), by_partition)
                 yield dg.MaterializeResult(traits.key_of(loaded, key), metadata={META_REVISION: trait_revision(loaded, key)})

@@ -16,8 +16,10 @@ from typing import Any
 
 import dagster as dg
 
-from cdp_assets.computed_traits.tables import TRAIT_VALUES
+from cdp_assets.computed_traits.tables import ACCOUNT_VALUES, TRAIT_VALUES
 from cdp_assets.dagster_support import TAG_AS_OF, asset_key, format_instant
+from cdp_assets.data_graph.assets import key_of as graph_key
+from cdp_assets.data_graph.assets import scan_is_due
 from cdp_assets.definitions import build_definitions
 from cdp_assets.destination_syncs.accounting import SyncResult
 from cdp_assets.destination_syncs.assets import request_of, surroundings_of
@@ -64,6 +66,7 @@ def run_space(
 ) -> RunReport:
     """Build every raw partition not yet built up to ``as_of`` (default: now), then everything else, and deliver.
 
+    The data graph is scanned when a scan is due, at most once a day.
     ``progress(label, done, total)`` is called after each step. Raises SpaceError and RunError.
     """
     space = load(directory)
@@ -81,9 +84,10 @@ def run_space(
     runs.append(([target], not runs))
     failures: dict[str, str] = {}
     with sandbox_at(home), open_instance(home) as instance:
-        steps = _Steps(progress, total=_step_count(space) + len(runs) - 1)
+        scans = scan_is_due(instance, space, instant)
+        steps = _Steps(progress, total=_step_count(space) + scans + len(runs) - 1)
         for chosen, with_raw in runs:
-            everything = definitions.resolve_asset_graph().executable_asset_keys
+            everything = definitions.resolve_asset_graph().executable_asset_keys - (set() if scans else {graph_key(space)})
             selection = set(raw) if len(chosen) > 1 else set(everything) - (set() if with_raw else set(raw))
             run_id = _execute(definitions, instance, selection, chosen, instant, steps)
             failures.update(_failures(instance, run_id))
@@ -203,7 +207,6 @@ def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_id: st
     messages = warehouse.table(MESSAGES.ref)
     duplicates, quarantine = warehouse.table(DUPLICATES.ref), warehouse.table(QUARANTINE.ref)
     ids = canonical_ids_as_of(warehouse, space.graph, as_of)
-    values = warehouse.table(TRAIT_VALUES.ref) if space.traits else None
     summary: dict[str, Any] = {
         "as_of": format_instant(as_of),
         "raw_events": {
@@ -217,9 +220,13 @@ def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_id: st
         "audiences": {},
         "activations": {},
     }
-    if values is not None:
-        counted = values.filter(values.partition_key == partition).group_by("trait").agg(rows=lambda t: t.count())
-        rows = {row["trait"]: row["rows"] for row in warehouse.rows(counted, 100_000)}
+    if space.traits:
+        rows: dict[str, int] = {}
+        # Of a trait that members of accounts have, too, the members' rows count.
+        for spec in (ACCOUNT_VALUES, TRAIT_VALUES):
+            values = warehouse.table(spec.ref)
+            counted = values.filter(values.partition_key == partition).group_by("trait").agg(rows=lambda t: t.count())
+            rows |= {row["trait"]: row["rows"] for row in warehouse.rows(counted, 100_000)}
         summary["traits"] = {key: rows.get(key, 0) for key in space.traits}
     if space.audiences:
         members = warehouse.table(AUDIENCE_MEMBERS.ref)

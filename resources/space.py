@@ -5,7 +5,7 @@ Asset bodies read the space from disk through it, so that an edit takes effect i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from cdp_assets.activation_payloads.consent import lineage_problems
 from cdp_assets.activation_payloads.mapping_kit import validate_mapping
+from cdp_assets.space.confirmed import ConfirmedChange
 from cdp_assets.space.home import Home
 from cdp_assets.space.load import load_space
 from cdp_assets.space.space import Problem, Space, SpaceError
@@ -41,9 +42,12 @@ class SpaceResource(dg.ConfigurableResource):
         return landing_folder(space, self.paths())
 
 
-def load(directory: Path) -> Space:
-    """The space in ``directory``; mappings, and what activations say of consent, checked as well. Raises SpaceError."""
-    space = load_space(directory, mapping_validator=validate_mapping)
+def load(directory: Path, *, judged: Sequence[ConfirmedChange] = ()) -> Space:
+    """The space in ``directory``; mappings, and what activations say of consent, checked as well. Raises SpaceError.
+
+    ``judged``: as of ``load_space``.
+    """
+    space = load_space(directory, mapping_validator=validate_mapping, judged=judged)
     problems = [
         Problem(f"activations/{key}.yaml", 1, text, "map no such column, or name whose consent the rows need")
         for key, activation in space.activations.items()

@@ -22,6 +22,8 @@ from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window, window_of
 from cdp_assets.unified_profiles.tables import (
     EVENT_PROFILES,
+    GROUP_MEMBERSHIPS,
+    GROUP_TABLES,
     INTERNAL_TABLES,
     TRAIT_UPDATES,
     external_id_mapping_updates,
@@ -49,6 +51,7 @@ class World:
     identifiers: list[dict[str, Any]] = field(default_factory=list)
     traits: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    memberships: list[dict[str, Any]] = field(default_factory=list)
     tables: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = field(default_factory=dict)
     _seq: int = 0
 
@@ -78,6 +81,12 @@ class World:
     def trait(self, segment_id: str, name: str, value: str | None, received_at: dt.datetime | None = None) -> None:
         self.traits.append({"segment_id": segment_id, "name": name, "value": value, **self._times(received_at)})
 
+    def member(self, segment_id: str, group_id: str, received_at: dt.datetime | None = None) -> None:
+        number = f"g{len(self.memberships):05}"
+        self.memberships.append(
+            {"segment_id": segment_id, "group_id": group_id, "message_id": number, **self._times(received_at)}
+        )
+
     def event(
         self,
         segment_id: str | None,
@@ -106,11 +115,12 @@ class World:
 
     def write(self, warehouse: Warehouse) -> None:
         """All of it into the warehouse, replacing what was there."""
-        specs = [*profile_tables(SCHEMA), *INTERNAL_TABLES, MESSAGES]
+        specs = [*profile_tables(SCHEMA), *INTERNAL_TABLES, *GROUP_TABLES, MESSAGES]
         warehouse.ensure(*specs, *TRAIT_TABLES, *AUDIENCE_TABLES)
         _fill(warehouse, id_graph_updates(SCHEMA), self.profiles)
         _fill(warehouse, external_id_mapping_updates(SCHEMA), self.identifiers)
         _fill(warehouse, TRAIT_UPDATES, self.traits)
+        _fill(warehouse, GROUP_MEMBERSHIPS, self.memberships)
         _fill(warehouse, EVENT_PROFILES, [_only(e, "message_id", "segment_id", "seq", "received_at") for e in self.events])
         names = ("message_id", "type", "event", "timestamp", "received_at")
         documents = [{p: json.dumps(e[p], default=str) for p in ("properties", "context")} for e in self.events]

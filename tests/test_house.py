@@ -162,6 +162,7 @@ NOBODYS = {
     "event_columns",
     "trait_columns",
     "windows_read",
+    "corrected_builds",
     "builds",
     "path_rows",
     "payload_builds",

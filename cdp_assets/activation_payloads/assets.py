@@ -62,6 +62,7 @@ def _dependencies(space: Space, activation: Activation) -> list[dg.AssetKey]:
         entities = [
             table_key(space.name, TableRef.parse(space.graph.node(chosen.path).entity.table_ref))
             for chosen in activation.personalization.entities
+            if space.graph.has(chosen.path)
         ]
         return [asset_key(space.name, "linked_audiences", activation.audience), *traits, *entities]
     model = space.models[str(activation.model)]

@@ -20,9 +20,10 @@ import ibis.expr.types as ir
 from cdp_assets.activation_payloads import people
 from cdp_assets.activation_payloads.message import EntityRow, Member, plain
 from cdp_assets.activation_payloads.rules import PayloadError
-from cdp_assets.data_graph.model import Node
+from cdp_assets.data_graph.model import MissingNodeError, Node
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS
-from cdp_assets.space.models import Activation, EntityCondition
+from cdp_assets.space.conditions import entity_paths
+from cdp_assets.space.models import Activation
 from cdp_assets.space.space import Space
 from resources.warehouse import MissingTableError, TableRef, Warehouse
 
@@ -48,20 +49,16 @@ class _Section:
 
 
 def condition_nodes(space: Space, activation: Activation) -> dict[str, Node]:
-    """The nodes that the audience's conditions name, by path, parents before children."""
-    found: dict[str, Node] = {}
+    """The nodes that the audience's conditions name, by path, parents before children.
 
-    def walk(conditions: Sequence[object], parent: str | None) -> None:
-        for condition in conditions:
-            if isinstance(condition, EntityCondition):
-                node = space.graph.child(parent, condition.relationship)
-                found[node.path] = node
-                if condition.nested:
-                    walk(condition.nested.conditions, node.path)
-
-    for group in space.audiences[str(activation.audience)].groups:
-        walk(group.conditions, None)
-    return {path: found[path] for path in sorted(found)}
+    Raises PayloadError when the graph lacks one of them, or one that the activation itself names.
+    """
+    conditions = entity_paths(space.audiences[str(activation.audience)])
+    try:
+        found = {path: space.graph.node(path) for path in sorted({*conditions, *activation.paths})}
+    except MissingNodeError as error:
+        raise PayloadError(str(error)) from None
+    return {path: node for path, node in found.items() if path in conditions}
 
 
 def candidates(

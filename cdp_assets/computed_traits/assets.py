@@ -6,14 +6,15 @@ traits are and computes the selected ones for one window.
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 
 from cdp_assets.computed_traits.build import TraitResult, build_traits
-from cdp_assets.computed_traits.tables import SCHEMA, TRAIT_VALUES
-from cdp_assets.dagster_support import asset_key, profile_deps, room_spec
+from cdp_assets.computed_traits.tables import ACCOUNT_VALUES, SCHEMA, TRAIT_VALUES
+from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, profile_deps, room_spec
 from cdp_assets.space.builds import record_revision
-from cdp_assets.space.models import TraitKind
+from cdp_assets.space.models import Trait, TraitKind
 from cdp_assets.space.revisions import trait_revision, trait_slice
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window
@@ -28,6 +29,7 @@ def key_of(space: Space, trait: str) -> dg.AssetKey:
 
 def specs(space: Space) -> list[dg.AssetSpec]:
     deps = [asset_key(space.name, "raw_events", "messages"), *profile_deps(space.name, space.graph, "event_profiles")]
+    groups = profile_deps(space.name, space.graph, "group_memberships")
     found = []
     for key, trait in space.traits.items():
         lines = [trait.description or trait.name, "", f"Kind: {trait.kind}."]
@@ -39,8 +41,8 @@ def specs(space: Space) -> list[dg.AssetSpec]:
                 ROOM,
                 key,
                 description="\n".join(lines),
-                table=TRAIT_VALUES,
-                deps=deps,
+                table=TRAIT_VALUES if trait.of_profiles else ACCOUNT_VALUES,
+                deps=sorted({*deps, *groups}) if trait.of_accounts else deps,
                 owner=trait.owner,
                 code_version=trait_revision(space, key),
                 kinds=["sql"] if trait.kind is TraitKind.sql else [],
@@ -49,6 +51,24 @@ def specs(space: Space) -> list[dg.AssetSpec]:
             )
         )
     return found
+
+
+def partition_metadata(trait: Trait, built: TraitResult, as_of: dt.datetime) -> dict[str, Any]:
+    """What the UI shows of one partition of a trait."""
+    owners = "profiles" if trait.of_profiles else "accounts"
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": built.rows,
+        f"{owners} with a value": built.rows,
+        "changed since the partition before": built.changed,
+        "of these without a value now": built.nulled,
+        META_AS_OF: format_instant(as_of),
+    }
+    if trait.of_profiles and trait.of_accounts:
+        metadata["accounts with a value"] = built.accounts
+    if trait.kind is TraitKind.sql:
+        metadata["rows of unknown identifiers"] = built.unknown
+        metadata["rows beyond 16 KB, left out"] = built.oversized
+    return metadata
 
 
 def compute(

@@ -5,29 +5,50 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import ibis
 import ibis.expr.types as ir
 
-from cdp_assets.computed_traits.compile import event_scan, event_trait_rows
-from cdp_assets.computed_traits.sql_traits import checked_rows, query_of
-from cdp_assets.computed_traits.tables import SCHEMA, TABLES, TRAIT_VALUES
+from cdp_assets.computed_traits.changes import write_changes
+from cdp_assets.computed_traits.compile import TraitRows, event_rows, of_members
+from cdp_assets.computed_traits.scan import OWNER
+from cdp_assets.computed_traits.sql_traits import run_query
+from cdp_assets.computed_traits.tables import (
+    ACCOUNT,
+    ACCOUNT_CHANGES,
+    ACCOUNT_VALUES,
+    PROFILE,
+    SCHEMA,
+    TABLES,
+    TRAIT_CHANGES,
+    TRAIT_VALUES,
+)
 from cdp_assets.space.builds import record_build
 from cdp_assets.space.errors import cause
 from cdp_assets.space.models import Trait, TraitKind
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window
-from resources.warehouse import Warehouse, timestamp_literal
+from resources.warehouse import TableRef, Warehouse, timestamp_literal
 
 
 @dataclass(frozen=True)
 class TraitResult:
-    """What became of a trait: its rows, or why it was not built. ``unknown``: rows of a SQL trait whose identifier nobody has."""
+    """What became of a trait, or why it was not built.
+
+    rows: owners with a value; changed: owners whose value is another than in the trait's partition before; nulled: those of the
+    changed that have none any more. Owners are profiles; of a trait of accounts whose members have no value, accounts. accounts:
+    accounts with a value. unknown: rows of a SQL trait whose identifier nobody has; oversized: its rows beyond 16 KB, left out.
+    """
 
     rows: int = 0
     error: str | None = None
     unknown: int = 0
+    oversized: int = 0
+    changed: int = 0
+    nulled: int = 0
+    accounts: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,16 +76,20 @@ def build_traits(
 ) -> dict[str, TraitResult]:
     """Compute the traits ``keys`` as of ``as_of`` and replace their rows of the window's partition.
 
-    ``revisions``: the revision of each trait, stored with its rows. A trait that fails keeps its previous partition and has
-    ``error`` set (no row values in it); the others are built all the same. Results are in the order of ``keys``.
+    Their values, what changed, and the record of the build. ``revisions``: the revision of each trait, stored with its rows. A
+    trait that fails keeps its previous partition and has ``error`` set (no row values in it); the others are built all the same.
+    SQL traits of one query share its run. Results are in the order of ``keys``.
     """
     warehouse.ensure(*TABLES)
     build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions)
-    event_traits = [space.traits[key] for key in keys if space.traits[key].kind is not TraitKind.sql]
-    results = _build_event_traits(build, event_traits)
+    results = _build_event_traits(build, [space.traits[key] for key in keys if space.traits[key].kind is not TraitKind.sql])
+    queries: dict[tuple[str, str], list[Trait]] = {}
     for key in keys:
-        if space.traits[key].kind is TraitKind.sql:
-            results[key] = _build_sql_trait(build, space.traits[key])
+        trait = space.traits[key]
+        if trait.kind is TraitKind.sql:
+            queries.setdefault((trait.identifier or "", trait.query or ""), []).append(trait)
+    for traits in queries.values():
+        results |= _build_sql_traits(build, traits)
     return {key: results[key] for key in keys}
 
 
@@ -74,50 +99,96 @@ def _build_event_traits(build: _Build, traits: Sequence[Trait]) -> dict[str, Tra
         return {}
     try:
         with ExitStack() as stack:
-            scan = stack.enter_context(build.warehouse.staged(event_scan(build.warehouse, build.space, traits, build.as_of)))
-            rows = stack.enter_context(build.warehouse.staged(event_trait_rows(scan, traits)))
-            counts = _store(build, traits, rows)
+            found = event_rows(
+                build.warehouse, build.space, traits, build.as_of, keep=lambda e: stack.enter_context(build.warehouse.staged(e))
+            )
+            return _store(build, found)
     except Exception as error:  # noqa: BLE001 - whatever one trait raises must not reach the others
         if len(traits) == 1:
             return {traits[0].key: TraitResult(error=cause(error))}
         return {key: result for trait in traits for key, result in _build_event_traits(build, [trait]).items()}
-    return {trait.key: TraitResult(rows=counts.get(trait.key, 0)) for trait in traits}
 
 
-def _build_sql_trait(build: _Build, trait: Trait) -> TraitResult:
+def _build_sql_traits(build: _Build, traits: Sequence[Trait]) -> dict[str, TraitResult]:
+    """The traits of one query: what is wrong with its rows is wrong for all of them, what is wrong with a column for that one."""
+    results: dict[str, TraitResult] = {}
     try:
         with ExitStack() as stack:
-            query = query_of(build.warehouse, build.space, trait, build.as_of)
-            # The user's query runs once: its rows are checked, then attached.
-            query = stack.enter_context(build.warehouse.staged(query))
-            checked = checked_rows(build.warehouse, build.space, trait, build.as_of, query)
-            rows = stack.enter_context(build.warehouse.staged(checked.rows))
-            counts = _store(build, [trait], rows)
-    except Exception as error:  # noqa: BLE001 - whatever one trait raises must not reach the others
-        return TraitResult(error=cause(error))
-    return TraitResult(rows=counts.get(trait.key, 0), unknown=checked.unknown)
+            query = run_query(
+                build.warehouse, build.space, traits, build.as_of, keep=lambda e: stack.enter_context(build.warehouse.staged(e))
+            )
+            for trait in traits:
+                try:
+                    stored = _store(build, [query.rows_of(trait)])[trait.key]
+                    results[trait.key] = replace(stored, unknown=query.unknown, oversized=query.oversized)
+                except Exception as error:  # noqa: BLE001 - whatever one trait raises must not reach the others
+                    results[trait.key] = TraitResult(error=cause(error))
+    except Exception as error:  # noqa: BLE001 - as above
+        return {trait.key: TraitResult(error=cause(error)) for trait in traits}
+    return results
 
 
-def _store(build: _Build, traits: Sequence[Trait], rows: ir.Table) -> dict[str, int]:
-    """Replace the partition of the traits by ``rows`` and record their builds, in one transaction; rows per trait."""
-    warehouse, keys = build.warehouse, [trait.key for trait in traits]
-    counted = rows.group_by("trait").aggregate(rows=rows.count())
-    counts = {row["trait"]: int(row["rows"]) for row in warehouse.rows(counted, len(keys))}
-    revision = rows["trait"].cases(*((key, build.revisions[key]) for key in keys), else_="")
-    stored = rows.mutate(partition_key=ibis.literal(build.window.key), as_of=timestamp_literal(build.as_of), revision=revision)
+# -- storing -------------------------------------------------------------------------------------------------------------
+
+
+def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
+    """Replace the partition of the traits by their rows, with what changed and the records of their builds, in one transaction."""
+    warehouse, keys = build.warehouse, [rows.trait.key for rows in found]
+    parts: dict[str, list[ir.Table]] = {PROFILE: [], ACCOUNT: []}
+    for one in found:
+        if one.trait.of_accounts:
+            parts[ACCOUNT].append(_stamped(build, one.trait, one.rows, ACCOUNT))
+        if one.trait.of_profiles:
+            rows = of_members(warehouse, build.space, one.rows, build.as_of) if one.trait.of_accounts else one.rows
+            parts[PROFILE].append(_stamped(build, one.trait, rows, PROFILE))
     with warehouse.transaction():
-        warehouse.delete(TRAIT_VALUES.ref, [("trait", "in", keys), ("partition_key", "=", build.window.key)])
-        warehouse.insert(TRAIT_VALUES.ref, stored)
-        for key in keys:
+        for spec, owner in ((TRAIT_VALUES, PROFILE), (ACCOUNT_VALUES, ACCOUNT)):
+            warehouse.delete(spec.ref, [("trait", "in", keys), ("partition_key", "=", build.window.key)])
+            if parts[owner]:
+                warehouse.insert(spec.ref, reduce(lambda left, right: left.union(right), parts[owner]))
+        stored = {owner: _counts(build, spec.ref, keys) for owner, spec in ((PROFILE, TRAIT_VALUES), (ACCOUNT, ACCOUNT_VALUES))}
+        for one in found:
+            owner = PROFILE if one.trait.of_profiles else ACCOUNT
             record_build(
                 warehouse,
                 SCHEMA,
-                asset=key,
+                asset=one.trait.key,
                 partition_key=build.window.key,
                 as_of=build.as_of,
-                revision=build.revisions[key],
+                revision=build.revisions[one.trait.key],
                 run_id=build.run_id,
-                rows=counts.get(key, 0),
+                rows=stored[owner].get(one.trait.key, (0, 0))[0],
                 loaded_at=build.loaded_at,
             )
-    return counts
+        first = write_changes(warehouse, build.space, keys, build.window.key)
+        changed = {
+            owner: _counts(build, spec.ref, keys) for owner, spec in ((PROFILE, TRAIT_CHANGES), (ACCOUNT, ACCOUNT_CHANGES))
+        }
+    results = {}
+    for one in found:
+        key, owner = one.trait.key, PROFILE if one.trait.of_profiles else ACCOUNT
+        rows, accounts = stored[owner].get(key, (0, 0))[0], stored[ACCOUNT].get(key, (0, 0))[0]
+        changes, nulled = (rows, 0) if key in first else changed[owner].get(key, (0, 0))
+        results[key] = TraitResult(rows, changed=changes, nulled=nulled, accounts=accounts)
+    return results
+
+
+def _stamped(build: _Build, trait: Trait, rows: ir.Table, owner: str) -> ir.Table:
+    return rows.select(
+        trait=ibis.literal(trait.key),
+        partition_key=ibis.literal(build.window.key),
+        as_of=timestamp_literal(build.as_of),
+        revision=ibis.literal(build.revisions[trait.key]),
+        **{owner: rows[OWNER]},
+        value_text="value_text",
+        value_number="value_number",
+    )
+
+
+def _counts(build: _Build, ref: TableRef, keys: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Rows of each trait in the window's partition, and how many of them have no value."""
+    table = build.warehouse.table(ref)
+    mine = table.filter(table.trait.isin(list(keys)) & (table.partition_key == build.window.key))
+    empty = mine.value_text.isnull() & mine.value_number.isnull()
+    counted = mine.group_by("trait").aggregate(rows=mine.count(), empty=mine.count(where=empty))
+    return {row["trait"]: (int(row["rows"]), int(row["empty"])) for row in build.warehouse.rows(counted, len(keys))}

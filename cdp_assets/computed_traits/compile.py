@@ -1,134 +1,258 @@
-"""Traits as expressions: from a trait's definition to (trait, profile, value) rows.
+"""Event traits as expressions: from definitions to (owner, value) rows, all of a space from one scan of the messages.
 
-What belongs here: what each kind of trait means. What does not: running, storing, or what happens when one fails
-(``build.py``). Event traits are compiled together: :func:`event_scan` reads the messages once, and keeps of each message
-only what some trait needs; every trait is then an aggregate of that scan.
+What belongs here: what each kind of trait means. What does not: which messages a trait looks at (``scan.py``), running, storing,
+or what happens when one fails (``build.py``).
 
 Rules of the kinds (Segment's, with ours where its pages are silent)
-- Counters and unique counts: a profile that ever performed the event has a row, 0 when nothing is within the window.
+- Counters and unique counts: an owner that ever performed the event has a row, 0 when nothing is within the window.
 - Sums and averages are exact decimal sums of nine places, so that a rebuild gives the same bits; amounts beyond 1e18 are no amounts.
-- First and last go by the event's timestamp, then by message id. An event without the property (or,
-  where the trait is a number, without a number in it) is passed over.
-- Most frequent needs ``min_frequency`` occurrences; a tie goes to the alphabetically first.
-- A unique list is a JSON array of its distinct values as texts, sorted.
+- First and last go by the event's timestamp, then by message id.
+- Most frequent needs ``min_frequency`` occurrences; a tie goes to the alphabetically first (of numbers: the smallest).
+- A unique list is a JSON array of its distinct values as texts, in code point order.
+- An event without the property, or whose value is not of the trait's type, is passed over.
+- Of accounts: the same over the events of all who are members at ``as_of``, however long they have been.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 
-from cdp_assets.computed_traits.tables import performed_as_of
+from cdp_assets.computed_traits.scan import (
+    COUNTS_VALUES,
+    FROM_ZERO,
+    NUMBER,
+    OWNER,
+    Needs,
+    at_an_end,
+    numbered,
+    of_accounts,
+    of_timestamp,
+    running_session,
+    scan,
+    typed,
+)
+from cdp_assets.computed_traits.tables import ACCOUNT, PROFILE
 from cdp_assets.space.models import Trait, TraitKind
-from cdp_assets.space.operators import event_filters, number_of, property_text
 from cdp_assets.space.space import Space
-from resources.warehouse import Warehouse, timestamp_literal
+from cdp_assets.unified_profiles.tables import memberships_as_of, newest_memberships_as_of, profiles_as_of, traits_as_of
+from resources.warehouse import Warehouse
 from resources.warehouse import functions as fn
 
-PROFILE = "canonical_segment_id"
-_PER_VALUE = (TraitKind.most_frequent, TraitKind.unique_list)
-_LARGEST_AMOUNT = 1e18
+Keep = Callable[[ir.Table], ir.Table]
+"""What is read several times: the expression itself, or the table that it was staged into."""
 
 
-def event_scan(warehouse: Warehouse, space: Space, traits: Sequence[Trait], as_of: dt.datetime) -> ir.Table:
-    """One row per message of any of the traits' events.
+@dataclass(frozen=True)
+class TraitRows:
+    """The values of one trait. rows: (owner, value_text, value_number), one of the two set, owners unique."""
 
-    Columns: ``canonical_segment_id``, ``event``, ``at``, ``place`` (rank of the message in its profile's history), ``counts_KEY``
-    per trait (whether the message is one that the trait looks at), ``value_N`` per distinct property, in the order of
-    :func:`_properties`, as text.
-    """
-    messages = performed_as_of(warehouse, space.graph, as_of)
-    messages = messages.filter(messages.event.isin(sorted({trait.event for trait in traits if trait.event})))
-    ordered = ibis.window(group_by=PROFILE, order_by=["timestamp", "message_id"])
-    return messages.select(
-        PROFILE,
-        "event",
-        at=messages.timestamp,
-        place=ibis.row_number().over(ordered),
-        **{f"counts_{trait.key}": _looks_at(messages, trait, as_of) for trait in traits},
-        **{f"value_{i}": property_text(messages, name) for i, name in enumerate(_properties(traits))},
-    )
+    trait: Trait
+    rows: ir.Table
 
 
-def _properties(traits: Sequence[Trait]) -> list[str]:
-    return sorted({trait.property for trait in traits if trait.property and not _of_timestamp(trait)})
+def event_rows(warehouse: Warehouse, space: Space, traits: Sequence[Trait], as_of: dt.datetime, keep: Keep) -> list[TraitRows]:
+    """The values of event traits at ``as_of``, those of accounts by group id, the others by canonical id. Raises ConditionError."""
+    found: list[TraitRows] = []
+    performed = [trait for trait in traits if trait.event]
+    of_profiles = [trait for trait in performed if not trait.of_accounts]
+    of_groups = [trait for trait in performed if trait.of_accounts]
+    memberships = keep(memberships_as_of(warehouse, space.graph, as_of)) if any(t.of_accounts for t in traits) else None
+    if performed:
+        needs = Needs(tuple(performed))
+        profiles = keep(numbered(profiles_as_of(warehouse, space.graph, as_of), PROFILE))
+        scanned = keep(scan(warehouse, space, needs, profiles, as_of))
+        if of_profiles:
+            found += _of_owners(_Scan(scanned, profiles, needs, as_of, keep), of_profiles)
+        if memberships is not None and of_groups:
+            accounts = keep(numbered(memberships, ACCOUNT))
+            members = _as_numbers(memberships, profiles, accounts)
+            found += _of_owners(_Scan(keep(of_accounts(scanned, members)), accounts, needs, as_of, keep), of_groups)
+    if memberships is not None:
+        for trait in traits:
+            if trait.user_trait:
+                found.append(TraitRows(trait, _of_user_trait(warehouse, space, trait, memberships, as_of)))
+    return found
 
 
-def _of_timestamp(trait: Trait) -> bool:
-    return trait.property == "timestamp" and trait.kind in (TraitKind.first, TraitKind.last)
+def _as_numbers(memberships: ir.Table, profiles: ir.Table, accounts: ir.Table) -> ir.Table:
+    """(member, account) as numbers of this build."""
+    members = profiles.select(member=profiles[NUMBER], profile=profiles[OWNER])
+    groups = accounts.select(account=accounts[NUMBER], name=accounts[OWNER])
+    joined = memberships.join(members, memberships[PROFILE] == members["profile"]).select(ACCOUNT, "member")
+    return joined.join(groups, joined[ACCOUNT] == groups["name"]).select("member", "account")
 
 
-def _looks_at(messages: ir.Table, trait: Trait, as_of: dt.datetime) -> ir.BooleanValue:
-    verdict = (messages.event == trait.event) & event_filters(messages, trait.where, as_of)
-    if trait.within:
-        edges = timestamp_literal(as_of - trait.within.delta), timestamp_literal(as_of)
-        verdict = verdict & messages.timestamp.between(*edges)
-    return verdict
+def of_members(warehouse: Warehouse, space: Space, rows: ir.Table, as_of: dt.datetime) -> ir.Table:
+    """Rows of accounts as rows of their members, one each: (owner, value_text, value_number)."""
+    members = newest_memberships_as_of(warehouse, space.graph, as_of)
+    members = members.select(member=members[PROFILE], account=members["group_id"])
+    joined = members.join(rows, members["account"] == rows[OWNER])
+    return joined.select("member", "value_text", "value_number").rename(**{OWNER: "member"})
 
 
-def event_trait_rows(scan: ir.Table, traits: Sequence[Trait]) -> ir.Table:
-    """(trait, canonical_segment_id, value_text, value_number) of event traits over their :func:`event_scan` (an expression or its table)."""
-    values = {name: f"value_{i}" for i, name in enumerate(_properties(traits))}
-    plain = [trait for trait in traits if trait.kind not in _PER_VALUE]
-    branches = []
-    if plain:
-        wide = scan.group_by(PROFILE).aggregate(**{trait.key: _aggregate(scan, trait, values) for trait in plain})
-        branches += [_rows(wide.filter(wide[trait.key].notnull()), trait, wide[trait.key]) for trait in plain]
+# -- aggregates ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """The messages that traits look at, and whose they are. rows: of :func:`scan`, or narrowed; owners: (owner, number)."""
+
+    rows: ir.Table
+    owners: ir.Table
+    needs: Needs
+    as_of: dt.datetime
+    keep: Keep
+
+    def named(self, table: ir.Table) -> ir.Table:
+        """A table by number with the owners themselves, read several times."""
+        return self.keep(table.join(self.owners, NUMBER))
+
+
+def _of_owners(scan: _Scan, traits: Sequence[Trait]) -> Iterator[TraitRows]:
+    """All traits of one level over their scan: those that look at any time together, and those of each session together."""
+    needs, rows = scan.needs, scan.rows
+    columns = [needs.performed[event] for event in Needs(tuple(traits)).performed]
+    anytime = [trait for trait in traits if not trait.session]
+    wide = scan.named(_wide(rows, anytime, needs, {column: rows.count(where=rows[column]) for column in columns}))
+
+    def ever(trait: Trait) -> ir.Table:
+        return wide.filter(wide[needs.performed[trait.event or ""]] > 0)
+
+    for found in _of_wide(scan, wide, anytime):
+        kept = ever(found.trait) if found.trait.kind is TraitKind.event_counter else None
+        yield found if kept is None else TraitRows(found.trait, as_rows(kept, found.trait, kept[_column(found.trait)]))
+    yield from _of_values(scan, anytime, ever)
+    for look in dict.fromkeys(needs.look_of(trait) for trait in traits if trait.session):
+        together = [trait for trait in traits if trait.session and needs.look_of(trait) == look]
+        session = together[0].session
+        assert session is not None
+        running = replace(scan, rows=scan.keep(running_session(rows, look, session, scan.as_of)))
+        narrow = scan.named(_wide(running.rows, together, needs, {}))
+        for found in _of_wide(running, narrow, together):
+            yield _from_zero(found, ever(found.trait)) if found.trait.kind is TraitKind.event_counter else found
+        yield from _of_values(running, together, ever)
+
+
+def _wide(rows: ir.Table, traits: Sequence[Trait], needs: Needs, others: dict[str, ir.Scalar]) -> ir.Table:
+    """One row per owner: the value of each trait that is a plain aggregate, the instant of each first and last, and ``others``."""
+    plain = {_column(trait): _aggregate(rows, trait, needs) for trait in traits if trait.kind not in COUNTS_VALUES}
+    # Also when nothing is asked of them: who is there at all is.
+    return rows.group_by(NUMBER).aggregate(**plain, **others)
+
+
+def _of_wide(scan: _Scan, wide: ir.Table, traits: Sequence[Trait]) -> Iterator[TraitRows]:
+    ends = [trait for trait in traits if at_an_end(trait)]
+    if ends:
+        at_ends = scan.named(_at_ends(scan.rows, wide, ends, scan.needs))
+        yield from (TraitRows(trait, as_rows(at_ends, trait, at_ends[_column(trait)])) for trait in ends)
     for trait in traits:
-        if trait.kind in _PER_VALUE:
-            branches.append(_per_value(scan, trait, values[trait.property or ""]))
-    return reduce(lambda left, right: left.union(right), branches)
+        if trait.kind not in COUNTS_VALUES and not at_an_end(trait):
+            yield TraitRows(trait, as_rows(wide, trait, wide[_column(trait)]))
 
 
-def _aggregate(scan: ir.Table, trait: Trait, values: dict[str, str]) -> ir.Scalar:
-    """The value of a trait over one profile's rows of the scan, NULL for none."""
-    counted = scan[f"counts_{trait.key}"]
+def _column(trait: Trait) -> str:
+    # A key may be any word, also one of ours.
+    return f"trait_{trait.key}"
+
+
+def _aggregate(rows: ir.Table, trait: Trait, needs: Needs) -> ir.Scalar:
+    """The value of a trait over one owner's rows of the scan, NULL for none; of a first or last property, its instant."""
+    looked = rows[needs.look_of(trait)]
     if trait.kind is TraitKind.event_counter:
-        return _from_zero(scan, trait, scan.count(where=counted))
-    if _of_timestamp(trait):
-        moment = scan["at"].min(where=counted) if trait.kind is TraitKind.first else scan["at"].max(where=counted)
-        return fn.iso_text(moment)
-    value = scan[values[trait.property or ""]]
+        return rows.count(where=looked)
+    if of_timestamp(trait):
+        return fn.iso_text(_end(rows, trait, looked))
+    if trait.function in ("sum", "avg"):
+        amount = rows[needs.amounts[trait.property or ""]]
+        total = amount.sum(where=looked).cast("float64")
+        return total if trait.function == "sum" else total / amount.count(where=looked).nullif(0)
+    value = rows[needs.value_of(trait) or ""]
+    if at_an_end(trait):
+        return _end(rows, trait, looked & value.notnull())
+    return value.min(where=looked) if trait.function == "min" else value.max(where=looked)
+
+
+def _end(rows: ir.Table, trait: Trait, looked: ir.BooleanValue) -> ir.Scalar:
+    return rows["at"].min(where=looked) if trait.kind is TraitKind.first else rows["at"].max(where=looked)
+
+
+def _at_ends(rows: ir.Table, wide: ir.Table, traits: Sequence[Trait], needs: Needs) -> ir.Table:
+    """The properties of the first and last events: of one instant, of the first and last by message id.
+
+    Going back for the few rows at the ends costs less than to sort every history.
+    """
+    instants = wide.select(whose=wide[NUMBER], **{_column(trait): wide[_column(trait)] for trait in traits})
+    joined = rows.join(instants, rows[NUMBER] == instants["whose"])
+
+    def at_end(table: ir.Table, trait: Trait) -> ir.BooleanValue:
+        looked = table[needs.look_of(trait)] & table[needs.value_of(trait) or ""].notnull()
+        return looked & (table["at"] == table[_column(trait)])
+
+    kept = joined.filter(ibis.or_(*(at_end(joined, trait) for trait in traits)))
+    found = {}
+    for trait in traits:
+        value = kept[needs.value_of(trait) or ""]
+        pick = value.argmin if trait.kind is TraitKind.first else value.argmax
+        found[_column(trait)] = pick(kept["message_id"], where=at_end(kept, trait))
+    return kept.group_by(NUMBER).aggregate(**found)
+
+
+def _from_zero(rows: TraitRows, ever: ir.Table) -> TraitRows:
+    """The rows of a count, and 0 for all others of ``ever``: (owner, …)."""
+    some = rows.rows.select(counted=rows.rows[OWNER], number="value_number")
+    joined = ever.select(OWNER).left_join(some, ever[OWNER] == some["counted"]).select(OWNER, "number")
+    return TraitRows(rows.trait, as_rows(joined, rows.trait, joined["number"].fill_null(0)))
+
+
+# -- kinds that count values ---------------------------------------------------------------------------------------------
+
+
+def _of_values(scan: _Scan, traits: Sequence[Trait], ever: Callable[[Trait], ir.Table]) -> Iterator[TraitRows]:
+    """Traits over the values of a property: how often each occurs in each of their looks is counted once per property."""
+    counting = [trait for trait in traits if trait.kind in COUNTS_VALUES]
+    for column in dict.fromkeys(scan.needs.value_of(trait) or "" for trait in counting):
+        together = [trait for trait in counting if scan.needs.value_of(trait) == column]
+        found = scan.named(_of_column(scan, column, together))
+        for trait in together:
+            made = TraitRows(trait, as_rows(found, trait, found[_column(trait)]))
+            yield _from_zero(made, ever(trait)) if trait.kind in FROM_ZERO else made
+
+
+def _of_column(scan: _Scan, column: str, traits: Sequence[Trait]) -> ir.Table:
+    """One row per owner, by number, with the value of each trait."""
+    rows = scan.rows
+    times = {trait.key: f"times_{scan.needs.look_of(trait)}" for trait in traits}
+    looks = dict.fromkeys(scan.needs.look_of(trait) for trait in traits)
+    seen = rows.filter(rows[column].notnull() & ibis.or_(*(rows[look] for look in looks)))
+    counts = seen.group_by(NUMBER, value=seen[column]).aggregate(
+        **{f"times_{look}": seen.count(where=seen[look]) for look in looks}
+    )
+    if any(trait.kind is TraitKind.unique_list for trait in traits):
+        counts = counts.mutate(element=_json_escaped(counts["value"]))
+    counts = scan.keep(counts)
+    often = dict.fromkeys(times[trait.key] for trait in traits if trait.kind is TraitKind.most_frequent)
+    if often:
+        most = counts.group_by(whose=counts[NUMBER]).aggregate(**{f"most_{name}": counts[name].max() for name in often})
+        counts = counts.join(most, counts[NUMBER] == most["whose"])
+    return counts.group_by(NUMBER).aggregate(**{_column(trait): _of_counts(counts, trait, times[trait.key]) for trait in traits})
+
+
+def _of_counts(counts: ir.Table, trait: Trait, times: str) -> ir.Scalar:
+    """The value of a trait over one owner's values and how often each occurs."""
+    value, number = counts["value"], counts[times]
     if trait.kind is TraitKind.unique_list_count:
-        return _from_zero(scan, trait, value.nunique(where=counted & value.notnull()))
-    if trait.kind in (TraitKind.first, TraitKind.last) and trait.value_type == "number":
-        value = number_of(value)
-    if trait.kind is TraitKind.first:
-        return value.argmin(scan["place"], where=counted & value.notnull())
-    if trait.kind is TraitKind.last:
-        return value.argmax(scan["place"], where=counted & value.notnull())
-    number = number_of(value)
-    if trait.function == "min":
-        return number.min(where=counted)
-    if trait.function == "max":
-        return number.max(where=counted)
-    amount = ibis.ifelse(number.between(-_LARGEST_AMOUNT, _LARGEST_AMOUNT), number, ibis.null("float64")).cast("decimal(38, 9)")
-    total = amount.sum(where=counted).cast("float64")
-    return total if trait.function == "sum" else total / amount.count(where=counted).nullif(0)
-
-
-def _from_zero(scan: ir.Table, trait: Trait, count: ir.IntegerScalar) -> ir.IntegerScalar:
-    ever = scan.count(where=scan["event"] == trait.event)
-    return ibis.ifelse(ever > 0, count, ibis.null("int64"))
-
-
-def _per_value(scan: ir.Table, trait: Trait, column: str) -> ir.Table:
-    """Kinds that look at how often each value occurs."""
-    kept = scan.filter(scan[f"counts_{trait.key}"] & scan[column].notnull())
-    counts = kept.group_by(PROFILE, value=kept[column]).aggregate(times=kept.count())
-    if trait.kind is TraitKind.unique_list:
-        lists = counts.mutate(escaped=_json_escaped(counts["value"]))
-        lists = lists.group_by(PROFILE).aggregate(joined=fn.sorted_join(lists["escaped"], '","'))
-        return _rows(lists, trait, ibis.literal('["') + lists["joined"] + ibis.literal('"]'))
-    often = counts.filter(counts["times"] >= trait.min_frequency)
-    ranked = often.mutate(rank=ibis.row_number().over(group_by=PROFILE, order_by=[ibis.desc("times"), "value"]))
-    best = ranked.filter(ranked["rank"] == 0)
-    return _rows(best, trait, best["value"])
+        return counts.count(where=number > 0)
+    if trait.kind is TraitKind.most_frequent:
+        return value.min(where=(number == counts[f"most_{times}"]) & (number >= trait.min_frequency))
+    element = ibis.ifelse(number > 0, counts["element"], ibis.null("string"))
+    listed = ibis.literal('["') + fn.sorted_join(element, '","', value) + ibis.literal('"]')
+    return ibis.ifelse(counts.count(where=number > 0) > 0, listed, ibis.null("string"))
 
 
 def _json_escaped(text: ir.StringValue) -> ir.StringValue:
@@ -138,14 +262,25 @@ def _json_escaped(text: ir.StringValue) -> ir.StringValue:
     return text.re_replace("[[:cntrl:]]", "")
 
 
-def _rows(table: ir.Table, trait: Trait, value: ir.Value) -> ir.Table:
-    """Rows of one trait in the form of TRAIT_VALUES, by the trait's type."""
+def _of_user_trait(warehouse: Warehouse, space: Space, trait: Trait, memberships: ir.Table, as_of: dt.datetime) -> ir.Table:
+    """The value that most members of each account have of a trait from identify calls."""
+    traits = traits_as_of(warehouse, space.graph, as_of)
+    traits = traits.filter(traits.name == trait.user_trait)
+    traits = traits.select(whose=traits[PROFILE], value=typed(traits.value, trait.value_type))
+    joined = memberships.join(traits, memberships[PROFILE] == traits["whose"]).select("group_id", "value")
+    joined = joined.filter(joined["value"].notnull())
+    counts = joined.group_by(**{OWNER: joined["group_id"]}, value=joined["value"]).aggregate(times=joined.count())
+    counts = counts.mutate(most_times=counts["times"].max().over(ibis.window(group_by=OWNER)))
+    found = counts.group_by(OWNER).aggregate(best=_of_counts(counts, trait, "times"))
+    return as_rows(found, trait, found["best"])
+
+
+def as_rows(table: ir.Table, trait: Trait, value: ir.Value) -> ir.Table:
+    """(owner, value_text, value_number) of those that have a value."""
     columns: dict[str, Any] = {"value_text": ibis.null("string"), "value_number": ibis.null("float64")}
     if trait.value_type == "number":
-        columns["value_number"] = number_of(value) if value.type().is_string() else value.cast("float64")
-    elif trait.value_type == "boolean" and value.type().is_string():
-        columns["value_text"] = value.lower()
+        columns["value_number"] = value.cast("float64")
     else:
-        columns["value_text"] = value if value.type().is_string() else value.cast("int64").cast("string")
-    rows = table.select(trait=ibis.literal(trait.key), **{PROFILE: table[PROFILE]}, **columns)
-    return rows.filter(rows["value_text"].notnull() | rows["value_number"].notnull())
+        columns["value_text"] = value
+    rows = table.select(OWNER, **columns)
+    return rows.filter(rows["value_number" if trait.value_type == "number" else "value_text"].notnull())

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import ibis.expr.types as ir
 
-from cdp_assets.computed_traits.compile import event_scan, event_trait_rows
-from cdp_assets.computed_traits.sql_traits import checked_rows, query_of
+from cdp_assets.computed_traits.compile import event_rows, of_members
+from cdp_assets.computed_traits.scan import OWNER
+from cdp_assets.computed_traits.sql_traits import run_query
+from cdp_assets.computed_traits.tables import PROFILE
 from cdp_assets.space.models import TraitKind
 from cdp_assets.space.space import Space
 from resources.warehouse import Warehouse
@@ -23,9 +25,12 @@ def inline_values(warehouse: Warehouse, space: Space, as_of: dt.datetime) -> Cal
     def values(key: str) -> ir.Table:
         trait = space.traits[key]
         if trait.kind is TraitKind.sql:
-            rows = checked_rows(warehouse, space, trait, as_of, query_of(warehouse, space, trait, as_of)).rows
+            rows = run_query(warehouse, space, [trait], as_of, keep=lambda e: e).rows_of(trait).rows
         else:
-            rows = event_trait_rows(event_scan(warehouse, space, [trait], as_of), [trait])
-        return rows.select("canonical_segment_id", "value_text", "value_number")
+            (found,) = event_rows(warehouse, space, [trait], as_of, keep=lambda e: e)
+            rows = found.rows
+        if trait.of_accounts:
+            rows = of_members(warehouse, space, rows, as_of)
+        return rows.rename(**{PROFILE: OWNER}).select(PROFILE, "value_text", "value_number")
 
     return values

@@ -1,8 +1,9 @@
-"""Segment's data graph language: text -> :class:`DataGraph`, with every broken rule located, and back to canonical text.
+"""Segment's data graph language: text -> :class:`DataGraph`, with every broken rule located.
 
 Two forms are read. v1.0.0 nests relationships and quotes every value. v0.0.x, of the early documentation, writes barewords,
 free-text labels, aliases in any case, and relationships beside the one that they join to; it is read with warnings and
-becomes the same graph. Rules that need a warehouse are in :mod:`.warehouse_check`.
+becomes the same graph. What any block must keep to is in :mod:`.reading`, rules that need a warehouse in :mod:`.warehouse_check`,
+the way back to text in :mod:`.printing`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-from cdp_assets.data_graph.blocks import Attribute, Block, Document, HclSyntaxError, Unsupported, Value, Word, quoted, read_blocks
+from cdp_assets.data_graph.blocks import Block, Document, HclSyntaxError, Word, read_blocks
 from cdp_assets.data_graph.model import (
     MAX_DEPTH,
     MAX_DEPTH_V0,
@@ -25,6 +26,7 @@ from cdp_assets.data_graph.model import (
     Relationship,
     TraitJoin,
 )
+from cdp_assets.data_graph.reading import TABLE_PART, BlockReader, slugify
 from cdp_assets.space.located import did_you_mean
 from cdp_assets.space.space import Problem
 
@@ -40,9 +42,6 @@ _LEGACY_PROFILE_TYPES: Mapping[str, ProfileType] = {
 }
 
 _LEGACY_VERSION = re.compile(r"v0\.0\.\d+")
-_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_COLUMN = re.compile(r'[^\s.=",()]+')
-_TABLE_PART = re.compile(r'[^\s.=",();]+')
 _JOIN_ON = re.compile(r'\s*([^.=]+?)\.([^\s.="]+)\s*=\s*([^.=]+?)\.([^\s.="]+)\s*')
 _LEFT_JOIN_ON = re.compile(r'\s*([^.=]+?)\.([^\s.="]+)\s*=\s*([^\s.="]+)\s*')
 _RIGHT_JOIN_ON = re.compile(r'\s*([^\s.="]+)\s*=\s*([^.=]+?)\.([^\s.="]+)\s*')
@@ -60,11 +59,6 @@ def parse_graph(text: str, file: str = "data_graph.hcl") -> tuple[DataGraph | No
     if any(problem.level == "error" for problem in problems):
         return None, problems
     return graph, problems
-
-
-def slugify(label: str) -> str:
-    """The stable id of a free-text label of the v0.0.x language: lower case, runs of other characters become ``-``."""
-    return re.sub(r"[^a-z0-9_-]+", "-", label.strip().lower()).strip("-")
 
 
 @dataclass
@@ -86,20 +80,12 @@ class _Edge:
         return self.block.line
 
 
-class _Reader:
-    """Collects problems while it reads; every method returns what it can, so that one error hides no other."""
+class _Reader(BlockReader):
+    """Reads the blocks of a document into a graph."""
 
     def __init__(self, file: str) -> None:
-        self.file = file
-        self.problems: list[Problem] = []
-        self.legacy = False
+        super().__init__(file)
         self.entities: dict[str, Entity] = {}
-
-    def error(self, line: int, message: str, remedy: str) -> None:
-        self.problems.append(Problem(self.file, line, message, remedy))
-
-    def warn(self, line: int, message: str, remedy: str) -> None:
-        self.problems.append(Problem(self.file, line, message, remedy, "warning"))
 
     # -- the file ------------------------------------------------------------------------------------------------
 
@@ -109,8 +95,8 @@ class _Reader:
             return None
         version = self._version(root)
         for line in document.colons:
-            self._deprecated(line, "'relationship:' has a colon", "write 'relationship \"slug\" {'")
-        self._unknown(root, {"version"}, {"entity", "profile"})
+            self.deprecated(line, "'relationship:' has a colon", "write 'relationship \"slug\" {'")
+        self.unknown(root, {"version"}, {"entity", "profile"})
         for block in root.blocks:
             if block.kind == "relationship":
                 self.error(block.line, "a relationship outside of the profile", "move it into 'profile { … }'")
@@ -143,11 +129,11 @@ class _Reader:
         return graphs[0]
 
     def _version(self, root: Block) -> str:
-        written = self._attributes(root).get("version")
+        written = self.attributes(root).get("version")
         if written is None:
             self.error(root.line, "data_graph has no version", f'add version = "{CURRENT_VERSION}"')
             return CURRENT_VERSION
-        version = self._string(written)
+        version = self.string(written)
         if version is None or version == CURRENT_VERSION:
             return CURRENT_VERSION
         if _LEGACY_VERSION.fullmatch(version):
@@ -157,145 +143,24 @@ class _Reader:
         self.error(written.line, f"unknown version {version!r}", f'write "{CURRENT_VERSION}"; "v0.0.N" is read too')
         return version
 
-    # -- blocks and attributes ------------------------------------------------------------------------------------
-
-    def _attributes(self, block: Block) -> dict[str, Attribute]:
-        return {attribute.name: attribute for attribute in reversed(block.attributes)}
-
-    def _unknown(self, block: Block, attributes: Iterable[str], blocks: Iterable[str]) -> None:
-        """Report what a block must not contain, and what it says twice."""
-        known, kinds, first = sorted(attributes), sorted(blocks), dict[str, int]()
-        place = block.kind
-        for attribute in block.attributes:
-            if attribute.name in kinds:
-                self.error(attribute.line, f"'{attribute.name}' is a block", f"write '{attribute.name} {{ … }}' without =")
-            elif attribute.name not in known:
-                self.error(
-                    attribute.line, f"unknown attribute '{attribute.name}' in {place}", did_you_mean(attribute.name, known)
-                )
-            elif attribute.name in first:
-                self.error(
-                    attribute.line, f"'{attribute.name}' is set twice, first on line {first[attribute.name]}", "keep one of them"
-                )
-            first.setdefault(attribute.name, attribute.line)
-        for inner in block.blocks:
-            if inner.kind in known:
-                self.error(inner.line, f"'{inner.kind}' is not a block", f"write '{inner.kind} = …'")
-            elif inner.kind not in kinds and not (place == "data_graph" and inner.kind == "relationship"):
-                self.error(inner.line, f"unknown block '{inner.kind}' in {place}", did_you_mean(inner.kind, kinds))
-
-    def _string(self, attribute: Attribute) -> str | None:
-        value: Value = attribute.value
-        if isinstance(value, str):
-            if value.strip():
-                return value
-            self.error(attribute.line, f"'{attribute.name}' is empty", "give it a value or remove the line")
-        elif isinstance(value, Word):
-            self.error(attribute.line, f"'{attribute.name}' is not quoted", f'write {attribute.name} = "{value.text}"')
-        else:
-            what = value.what if isinstance(value, Unsupported) else "true or false"
-            self.error(attribute.line, f"'{attribute.name}' is {what}", "write plain text in double quotes, on one line")
-        return None
-
-    def _text(self, block: Block, name: str, *, required: bool = True) -> str | None:
-        """A text attribute, or None when it is missing or wrong (which is reported)."""
-        attribute = self._attributes(block).get(name)
-        if attribute is not None:
-            return self._string(attribute)
-        if required:
-            self.error(block.line, f"{self._called(block)} has no '{name}'", f'add {name} = "…"')
-        return None
-
-    def _called(self, block: Block) -> str:
-        return f"{block.kind} {block.labels[0]!r}" if block.labels and isinstance(block.labels[0], str) else block.kind
-
-    def _column(self, block: Block, name: str) -> str:
-        """A column name, or '' when it is missing or wrong (which is reported)."""
-        column = self._text(block, name)
-        if column is None:
-            return ""
-        if not _COLUMN.fullmatch(column.strip()):
-            self.error(
-                self._attributes(block)[name].line,
-                f"'{name}' of {self._called(block)} must be one column, without table and commas",
-                "for a key of several columns, build a view with one",
-            )
-        return column.strip()
-
-    def _table_ref(self, block: Block) -> str:
-        text = self._text(block, "table_ref")
-        if text is None:
-            return ""
-        parts = text.split(".")
-        if not (2 <= len(parts) <= 3 and all(_TABLE_PART.fullmatch(part) for part in parts)):
-            self.error(
-                self._attributes(block)["table_ref"].line,
-                f"table_ref {text!r} is not a qualified table",
-                "write DB.SCHEMA.TABLE, or SCHEMA.TABLE in the connection's own database",
-            )
-        return text
-
-    def _label(self, block: Block) -> tuple[str, str]:
-        """Slug and display label of a block; the slug is '' when there is none."""
-        if len(block.labels) != 1:
-            self.error(block.line, f"{block.kind} needs one label", f"write '{block.kind} \"slug\" {{'")
-            return "", ""
-        label = block.labels[0]
-        if not isinstance(label, str):
-            text = label.text if isinstance(label, Word) else "slug"
-            self.error(block.line, f"the label of this {block.kind} is not quoted text", f"write '{block.kind} \"{text}\" {{'")
-            return slugify(text), text
-        if _SLUG.fullmatch(label):
-            return label, label
-        slug = slugify(label)
-        if self.legacy and _SLUG.fullmatch(slug):
-            self._deprecated(
-                block.line, f"label {label!r} is free text", f"it is known as '{slug}'; write that, and keep the label as name"
-            )
-            return slug, label
-        self.error(
-            block.line,
-            f"{block.kind} slug {label!r} must be lower-case letters, digits, - and _",
-            f"write {slug!r}" if _SLUG.fullmatch(slug) else "start with a letter or digit",
-        )
-        return slug, label
-
-    def _name(self, block: Block, label: str) -> str:
-        return self._text(block, "name", required=not self.legacy) or label
-
-    def _deprecated(self, line: int, message: str, remedy: str) -> None:
-        if self.legacy:
-            self.warn(line, message, remedy)
-        else:
-            self.error(line, message, remedy)
-
     # -- entities ------------------------------------------------------------------------------------------------
 
     def _entity(self, block: Block) -> None:
-        self._unknown(block, {"name", "description", "table_ref", "primary_key", "enrichment_enabled"}, ())
-        slug, label = self._label(block)
+        self.unknown(block, {"name", "description", "table_ref", "primary_key", "enrichment_enabled"}, ())
+        slug, label = self.label(block)
         entity = Entity(
             slug=slug,
-            name=self._name(block, label),
-            table_ref=self._table_ref(block),
-            primary_key=self._column(block, "primary_key"),
-            description=self._text(block, "description", required=False) or "",
-            enrichment_enabled=self._flag(block, "enrichment_enabled"),
+            name=self.name(block, label),
+            table_ref=self.table_ref(block),
+            primary_key=self.column(block, "primary_key"),
+            description=self.text(block, "description", required=False) or "",
+            enrichment_enabled=self.flag(block, "enrichment_enabled"),
             line=block.line,
         )
         if slug in self.entities:
             self.error(block.line, f"entity '{slug}' is defined twice, first on line {self.entities[slug].line}", "rename one")
         elif slug:
             self.entities[slug] = entity
-
-    def _flag(self, block: Block, name: str) -> bool:
-        attribute = self._attributes(block).get(name)
-        if attribute is None:
-            return False
-        if not isinstance(attribute.value, bool):
-            self.error(attribute.line, f"'{name}' must be true or false", f"write {name} = true, without quotes")
-            return False
-        return attribute.value
 
     def _same_names(self) -> None:
         first: dict[str, Entity] = {}
@@ -308,13 +173,13 @@ class _Reader:
 
     def _profile(self, block: Block, version: str) -> DataGraph:
         attributes = {"profile_folder", "type"} | ({"materialization"} if self.legacy else set())
-        self._unknown(block, attributes, {"relationship"})
+        self.unknown(block, attributes, {"relationship"})
         if block.labels:
             self.error(block.line, "profile takes no label", "write 'profile {'")
-        folder = self._text(block, "profile_folder") or ""
+        folder = self.text(block, "profile_folder") or ""
         parts = folder.split(".")
-        if folder and not (len(parts) <= 2 and all(_TABLE_PART.fullmatch(part) for part in parts)):
-            line = self._attributes(block)["profile_folder"].line
+        if folder and not (len(parts) <= 2 and all(TABLE_PART.fullmatch(part) for part in parts)):
+            line = self.attributes(block)["profile_folder"].line
             self.error(line, f"profile_folder {folder!r} is not a schema", "write DB.SCHEMA or SCHEMA")
         kind = self._profile_type(block)
         edges = [self._edge(inner, 2) for inner in block.blocks if inner.kind == "relationship"]
@@ -324,17 +189,17 @@ class _Reader:
         return DataGraph(version, folder, kind, tuple(self.entities.values()), relationships)
 
     def _profile_type(self, block: Block) -> ProfileType:
-        attributes = self._attributes(block)
+        attributes = self.attributes(block)
         written = attributes.get("type") or (attributes.get("materialization") if self.legacy else None)
         if written is None:
             if not self.legacy:
                 self.error(block.line, "profile has no 'type'", f'add type = "{PROFILE_TYPES[0]}"')
             return PROFILE_TYPES[0]
         if isinstance(written.value, Word):
-            self._deprecated(written.line, f"'{written.name}' is not quoted", f'write type = "{PROFILE_TYPES[0]}"')
+            self.deprecated(written.line, f"'{written.name}' is not quoted", f'write type = "{PROFILE_TYPES[0]}"')
             text: str | None = written.value.text
         else:
-            text = self._string(written)
+            text = self.string(written)
         if text is None:
             return PROFILE_TYPES[0]
         # A published sample has a space behind the colon.
@@ -349,32 +214,32 @@ class _Reader:
     # -- relationships --------------------------------------------------------------------------------------------
 
     def _edge(self, block: Block, depth: int) -> _Edge:
-        self._unknown(
+        self.unknown(
             block,
             {"name", "description", "related_entity", "join_on"},
             {"external_id", "trait", "junction_table", "relationship"},
         )
-        slug, label = self._label(block)
-        attributes = self._attributes(block)
+        slug, label = self.label(block)
+        attributes = self.attributes(block)
         return _Edge(
             block=block,
             slug=slug,
-            name=self._name(block, label),
-            description=self._text(block, "description", required=False) or "",
+            name=self.name(block, label),
+            description=self.text(block, "description", required=False) or "",
             entity=self._related_entity(block),
             identifiers=[inner for inner in block.blocks if inner.kind in ("external_id", "trait")],
             junctions=[inner for inner in block.blocks if inner.kind == "junction_table"],
-            join_on=self._string(attributes["join_on"]) if "join_on" in attributes else None,
+            join_on=self.string(attributes["join_on"]) if "join_on" in attributes else None,
             children=[self._edge(inner, depth + 1) for inner in block.blocks if inner.kind == "relationship"],
         )
 
     def _related_entity(self, block: Block) -> str | None:
-        text = self._text(block, "related_entity")
+        text = self.text(block, "related_entity")
         if text is None:
             return None
         slug = self._alias(text)
         if slug not in self.entities:
-            line = self._attributes(block)["related_entity"].line
+            line = self.attributes(block)["related_entity"].line
             self.error(
                 line, f"entity '{text}' is not defined", did_you_mean(slug, self.entities, "define it with 'entity \"slug\" {'")
             )
@@ -457,7 +322,7 @@ class _Reader:
         if edge.join_on is not None:
             remedy = "join the profile with external_id or trait, or nest it in the relationship that it joins to"
             self.error(
-                self._attributes(edge.block)["join_on"].line, f"{called} is directly below the profile and has join_on", remedy
+                self.attributes(edge.block)["join_on"].line, f"{called} is directly below the profile and has join_on", remedy
             )
         elif not edge.identifiers:
             self.error(
@@ -469,8 +334,8 @@ class _Reader:
             return None
         block = edge.identifiers[0]
         key = "type" if block.kind == "external_id" else "name"
-        self._unknown(block, {key, "join_key"}, ())
-        value, column = self._text(block, key) or "", self._column(block, "join_key")
+        self.unknown(block, {key, "join_key"}, ())
+        value, column = self.text(block, key) or "", self.column(block, "join_key")
         return ExternalIdJoin(value, column) if block.kind == "external_id" else TraitJoin(value, column)
 
     def _entity_join(self, edge: _Edge, parent: _Edge) -> Join | None:
@@ -481,7 +346,7 @@ class _Reader:
             self.error(extra.line, f"{called} has two junction tables", "keep one")
         if edge.join_on is not None and edge.junctions:
             self.error(edge.junctions[0].line, f"{called} has join_on and junction_table", "keep one of them")
-        elif "join_on" in self._attributes(edge.block):
+        elif "join_on" in self.attributes(edge.block):
             return self._column_join(edge, parent)
         elif edge.junctions:
             return self._junction_join(edge, edge.junctions[0], parent)
@@ -492,7 +357,7 @@ class _Reader:
     def _column_join(self, edge: _Edge, parent: _Edge) -> Join | None:
         if edge.join_on is None:
             return None
-        line = self._attributes(edge.block)["join_on"].line
+        line = self.attributes(edge.block)["join_on"].line
         form = f"{parent.entity or 'parent'}.COLUMN = {edge.entity or 'child'}.COLUMN"
         match = _JOIN_ON.fullmatch(edge.join_on)
         if match is None:
@@ -516,10 +381,10 @@ class _Reader:
             self.error(line, f"{what} names entity '{written.strip()}' instead of {whose}", f"write '{expected}'")
 
     def _junction_join(self, edge: _Edge, block: Block, parent: _Edge) -> Join | None:
-        self._unknown(block, {"table_ref", "primary_key", "left_join_on", "right_join_on"}, ())
-        table, key = self._table_ref(block), self._column(block, "primary_key")
-        left_text, right_text = self._text(block, "left_join_on"), self._text(block, "right_join_on")
-        attributes = self._attributes(block)
+        self.unknown(block, {"table_ref", "primary_key", "left_join_on", "right_join_on"}, ())
+        table, key = self.table_ref(block), self.column(block, "primary_key")
+        left_text, right_text = self.text(block, "left_join_on"), self.text(block, "right_join_on")
+        attributes = self.attributes(block)
         left = right = None
         if left_text is not None:
             line, left = attributes["left_join_on"].line, _LEFT_JOIN_ON.fullmatch(left_text)
@@ -538,59 +403,3 @@ class _Reader:
         if left is None or right is None:
             return None
         return JunctionJoin(table, key, left[2], left[3], right[1], right[3])
-
-
-# -- back to text ----------------------------------------------------------------------------------------------------
-
-
-def print_graph(graph: DataGraph) -> str:
-    """Canonical v1.0.0 text: reading it gives the same graph (an early version's graph with ``version`` moved on)."""
-    lines = ["data_graph {", f"  version = {quoted(CURRENT_VERSION)}"]
-    for entity in graph.entities:
-        lines += ["", f"  entity {quoted(entity.slug)} {{", *_labels(entity, "    ")]
-        lines += [f"    table_ref = {quoted(entity.table_ref)}", f"    primary_key = {quoted(entity.primary_key)}"]
-        if entity.enrichment_enabled:
-            lines.append("    enrichment_enabled = true")
-        lines.append("  }")
-    lines += [
-        "",
-        "  profile {",
-        f"    profile_folder = {quoted(graph.profile_folder)}",
-        f"    type = {quoted(graph.profile_type)}",
-    ]
-    for relationship in graph.relationships:
-        lines += ["", *_printed(relationship, None, graph, "    ")]
-    return "\n".join([*lines, "  }", "}", ""])
-
-
-def _labels(thing: Entity | Relationship, indent: str) -> list[str]:
-    description = [f"{indent}description = {quoted(thing.description)}"] if thing.description else []
-    return [f"{indent}name = {quoted(thing.name)}", *description]
-
-
-def _printed(relationship: Relationship, parent: Relationship | None, graph: DataGraph, indent: str) -> list[str]:
-    inner = indent + "  "
-    lines = [f"{indent}relationship {quoted(relationship.slug)} {{", *_labels(relationship, inner)]
-    lines.append(f"{inner}related_entity = {quoted(relationship.entity)}")
-    lines += [inner + line for line in _printed_join(relationship, parent)]
-    for child in relationship.children:
-        lines += ["", *_printed(child, relationship, graph, inner)]
-    return [*lines, f"{indent}}}"]
-
-
-def _printed_join(relationship: Relationship, parent: Relationship | None) -> list[str]:
-    join, above = relationship.join, parent.entity if parent else ""
-    if isinstance(join, ExternalIdJoin):
-        return ["external_id {", f"  type = {quoted(join.type)}", f"  join_key = {quoted(join.join_key)}", "}"]
-    if isinstance(join, TraitJoin):
-        return ["trait {", f"  name = {quoted(join.name)}", f"  join_key = {quoted(join.join_key)}", "}"]
-    if isinstance(join, ColumnJoin):
-        return [f"join_on = {quoted(f'{above}.{join.left} = {relationship.entity}.{join.right}')}"]
-    return [
-        "junction_table {",
-        f"  table_ref = {quoted(join.table_ref)}",
-        f"  primary_key = {quoted(join.primary_key)}",
-        f"  left_join_on = {quoted(f'{above}.{join.parent_column} = {join.junction_left}')}",
-        f"  right_join_on = {quoted(f'{join.junction_right} = {relationship.entity}.{join.child_column}')}",
-        "}",
-    ]

@@ -93,6 +93,21 @@ class Node:
         return self.relationship.join
 
 
+class MissingNodeError(KeyError):
+    """The graph has no such node, or no longer in the way in which its consumers knew it. The text says which and why."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class MissingNode:
+    """A node of an earlier graph that its consumers can no longer use. ``reason``: what was done to it, and what to do."""
+
+    path: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class ExternalProfiles:
     """The Profiles Sync tables are the company's own. ``categories``: consent categories of the space, to be found among the traits."""
@@ -104,7 +119,8 @@ class ExternalProfiles:
 class DataGraph:
     """The whole graph. ``profile_folder`` is the schema that holds the Profiles Sync tables.
 
-    ``external`` is what the space says of these tables when they are not the project's.
+    ``external`` is what the space says of these tables when they are not the project's, ``missing`` what it says of nodes that
+    were taken away from their consumers: a path there is never found, although the text of the graph may have it again.
     """
 
     version: str
@@ -113,6 +129,7 @@ class DataGraph:
     entities: tuple[Entity, ...]
     relationships: tuple[Relationship, ...]
     external: ExternalProfiles | None = None
+    missing: tuple[MissingNode, ...] = ()
 
     @property
     def profile_schema(self) -> str:
@@ -135,9 +152,26 @@ class DataGraph:
         yield from walk(self.relationships, None)
 
     def node(self, path: str) -> Node:
-        """Node by path. Raises KeyError."""
-        return {node.path: node for node in self.nodes()}[path]
+        """Node by path. Raises MissingNodeError."""
+        for gone in self.missing:
+            if path == gone.path or path.startswith(f"{gone.path}:"):
+                raise MissingNodeError(gone.reason)
+        for node in self.nodes():
+            if node.path == path:
+                return node
+        parent, _, slug = path.rpartition(":")
+        raise MissingNodeError(
+            f"the data graph has no relationship {slug} {f'below {parent}' if parent else 'below the profile'}"
+        )
+
+    def has(self, path: str) -> bool:
+        """Whether :meth:`node` finds the path."""
+        try:
+            self.node(path)
+        except MissingNodeError:
+            return False
+        return True
 
     def child(self, parent: str | None, slug: str) -> Node:
-        """The node of relationship ``slug`` below ``parent`` (None: the profile). Raises KeyError."""
+        """The node of relationship ``slug`` below ``parent`` (None: the profile). Raises MissingNodeError."""
         return self.node(f"{parent}:{slug}" if parent else slug)

@@ -28,7 +28,7 @@ def check_graph(graph: DataGraph, warehouse: Warehouse, file: str = "data_graph.
     """All problems of ``graph`` in ``warehouse``, by line.
 
     Errors: a missing table, a missing primary key or join column, join keys of types that cannot be compared. Warnings: a
-    primary key with duplicates or nulls, and a numeric key that is cast to be compared with an identifier or a trait, which are text.
+    primary key with duplicates or nulls, and a numeric key that is cast to be compared with a text (identifiers and traits are texts).
     """
     return _Check(warehouse, file).run(graph)
 
@@ -185,7 +185,14 @@ class _Check:
             )
 
     def _same_type(self, line: int, what: str, left: _Key, right: _Key) -> None:
-        if left.family and right.family and left.family != right.family:
+        if {left.family, right.family} == {"text", "number"}:
+            self._warn(
+                line,
+                f"{what} joins {left.called}, which is {left.family}, with {right.called}, which is {right.family}; "
+                "the number is cast to text",
+                "give both columns the same type, with a cast in a view, to control how it is written",
+            )
+        elif left.family and right.family and left.family != right.family:
             self._error(
                 line,
                 f"{what} joins {left.called}, which is {left.family}, with {right.called}, which is {right.family}",

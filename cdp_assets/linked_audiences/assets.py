@@ -30,14 +30,10 @@ def key_of(space: Space, audience: str) -> dg.AssetKey:
 
 
 def entity_tables(space: Space, audience: Audience) -> set[TableRef]:
-    """Company tables on the audience's own paths, junctions included."""
-    found: set[TableRef] = set()
-    for path in entity_paths(audience):
-        node = space.graph.node(path)
-        found.add(TableRef.parse(node.entity.table_ref))
-        if isinstance(node.join, JunctionJoin):
-            found.add(TableRef.parse(node.join.table_ref))
-    return found
+    """Company tables on the audience's own paths, junctions included; of paths that the graph still has."""
+    nodes = [space.graph.node(path) for path in entity_paths(audience) if space.graph.has(path)]
+    junctions = [node.join for node in nodes if isinstance(node.join, JunctionJoin)]
+    return {TableRef.parse(table) for table in (*(n.entity.table_ref for n in nodes), *(j.table_ref for j in junctions))}
 
 
 def _dependencies(space: Space, audience: Audience) -> Iterator[dg.AssetKey]:

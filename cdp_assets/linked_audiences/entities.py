@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 import ibis
 import ibis.expr.types as ir
 
-from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, Node, TraitJoin
+from cdp_assets.data_graph.keys import comparable, key_text
+from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, MissingNodeError, Node, TraitJoin
 from cdp_assets.space.conditions import filters_of
 from cdp_assets.space.models import ColumnFilter, EntityCondition, EventCondition
-from cdp_assets.space.operators import ConditionError, compare, family, joined_by
+from cdp_assets.space.operators import ConditionError, compare, joined_by
 from resources.warehouse import TableRef, Warehouse
 
 PROFILE = "canonical_segment_id"
@@ -269,9 +270,8 @@ def child_node(graph: DataGraph, parent: str | None, slug: str) -> Node:
     """The node of relationship ``slug`` below ``parent`` (None: the profile). Raises ConditionError."""
     try:
         return graph.child(parent, slug)
-    except KeyError:
-        below = f"below {parent}" if parent else "below the profile"
-        raise ConditionError(f"the data graph has no relationship {slug} {below}") from None
+    except MissingNodeError as error:
+        raise ConditionError(str(error)) from None
 
 
 def _join_between_entities(node: Node) -> ColumnJoin | JunctionJoin:
@@ -333,18 +333,3 @@ def column_of(table: ir.Table, name: str, node: Node) -> ir.Value:
 
 def _own(columns: Sequence[str]) -> list[str]:
     return [name for name in columns if not name.startswith("cdp_")]
-
-
-def comparable(left: ir.Value, right: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Both sides of a join in one type: as they are when both are numbers, texts, …, else as texts."""
-    return (left, right) if family(left) == family(right) else (key_text(left), key_text(right))
-
-
-def key_text(column: ir.Value) -> ir.StringValue:
-    """A key as text: whole numbers in digits, texts as they are, others as the engine writes them."""
-    dtype = column.type()
-    if dtype.is_string():
-        return column
-    if dtype.is_integer() or (dtype.is_decimal() and not dtype.scale):
-        column = column.cast("int64")
-    return column.cast("string")

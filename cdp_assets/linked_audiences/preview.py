@@ -13,9 +13,10 @@ import ibis.expr.types as ir
 
 from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
 from cdp_assets.computed_traits.tables import stored_values
+from cdp_assets.data_graph.keys import key_text
 from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, compile_inline
 from cdp_assets.linked_audiences.describe import condition_tree
-from cdp_assets.linked_audiences.entities import column_of, key_text
+from cdp_assets.linked_audiences.entities import column_of
 from cdp_assets.linked_audiences.sql import audience_sql
 from cdp_assets.space.conditions import entity_references
 from cdp_assets.space.masking import looks_personal, mask_value

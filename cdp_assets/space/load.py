@@ -7,13 +7,15 @@ A file's own rules are in :mod:`.models`, references between files in :mod:`.ref
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cdp_assets.data_graph.hcl import parse_graph
 from cdp_assets.data_graph.model import DataGraph, ExternalProfiles
+from cdp_assets.space.breaking import check_confirmed
+from cdp_assets.space.confirmed import ConfirmedChange, missing_nodes
 from cdp_assets.space.documents import Document, Place, read_text, read_yaml
 from cdp_assets.space.located import did_you_mean, validate
 from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
@@ -24,6 +26,7 @@ from cdp_assets.space.references import check_references
 from cdp_assets.space.settings import check_settings
 from cdp_assets.space.space import Problem, Space, SpaceError
 from cdp_assets.space.tracking_plan import TrackingPlan, read_plan
+from cdp_assets.space.traits import check_traits
 from cdp_assets.space.transformations import Transformation
 
 MappingValidator = Callable[[Any], list[str]]
@@ -39,13 +42,19 @@ _FRONT_MATTER = re.compile(r"\A(\s*/\*---[ \t]*\n)(.*?)^---\*/[ \t]*(?:\n|\Z)(.*
 K = TypeVar("K", bound=Model)
 
 
-def load_space(directory: Path | str, mapping_validator: MappingValidator | None = None) -> Space:
+def load_space(
+    directory: Path | str,
+    mapping_validator: MappingValidator | None = None,
+    *,
+    judged: Sequence[ConfirmedChange] = (),
+) -> Space:
     """The space in ``directory``; its warnings are on it. Raises :class:`SpaceError` with every error of every file.
 
     ``mapping_validator`` returns what is wrong with an activation's mapping, one message each, starting with the JSON
-    pointer of the place (``/Email/@if …``). Without it mappings are not looked into.
+    pointer of the place (``/Email/@if …``). Without it mappings are not looked into. ``judged``: removals from the data graph that
+    the caller reports; what refers to them still loads, with a warning, as it does for those that space.yaml confirms.
     """
-    return _Loader(Path(directory), mapping_validator).space()
+    return _Loader(Path(directory), mapping_validator, judged).space()
 
 
 class Sources:
@@ -57,8 +66,9 @@ class Sources:
 
 
 class _Loader:
-    def __init__(self, directory: Path, mapping_validator: MappingValidator | None) -> None:
+    def __init__(self, directory: Path, mapping_validator: MappingValidator | None, judged: Sequence[ConfirmedChange]) -> None:
         self.directory = directory
+        self.judged = judged
         self.mapping_validator = mapping_validator
         self.problems: list[Problem] = []
         self.sources = Sources()
@@ -69,14 +79,18 @@ class _Loader:
             raise SpaceError((Problem(str(self.directory), 1, "there is no such folder", "name a folder that holds space.yaml"),))
         config = self._config()
         graph = self._graph()
+        if config is not None and graph is not None:
+            graph = self._without_missing(config, graph)
         plan = self._tracking_plan()
         self._strangers()
-        traits = self._folder("traits", Trait)
+        written = self._folder("traits", Trait)
         audiences = self._queried(self._folder("audiences", Audience))
         models = self._models()
         activations = self._folder("activations", Activation)
         transformations = self._folder("transformations", Transformation)
-        self._trait_queries(traits)
+        self._trait_queries(written)
+        traits, problems_of_traits = check_traits(written, self.sources.documents, self.sources.keys, audiences, activations)
+        self.problems += problems_of_traits
         for document in self.sources.documents.values():
             self.problems += check_settings(document)
         if config is not None:
@@ -134,6 +148,11 @@ class _Loader:
         graph, problems = parse_graph(text, GRAPH_FILE)
         self.problems += problems
         return graph
+
+    def _without_missing(self, config: SpaceConfig, graph: DataGraph) -> DataGraph:
+        confirmed = config.confirmed_breaking_changes
+        self.problems += check_confirmed(self.sources.documents["", "space"], confirmed, graph)
+        return replace(graph, missing=missing_nodes((*confirmed, *self.judged), graph))
 
     def _tracking_plan(self) -> TrackingPlan | None:
         if not (self.directory / TRACKING_PLAN_FILE).exists():
@@ -260,7 +279,9 @@ class _Loader:
             source = (self.directory / document.file).read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
             if re.search(r":\s*[|>][-+0-9]*\s*(#.*)?$", source[line - 1]):
                 line += 1
-            columns = ((trait.identifier, "identifier", document.line("identifier")), (key, "the trait's key", line))
+            named = [(column, "among 'columns'", document.line("columns", column)) for column in trait.columns or ()]
+            named = named or [(key, "the trait's key", line)]
+            columns = ((trait.identifier, "identifier", document.line("identifier")), *named)
             self.queries.append(QueryText("traits", key, document.file, text, line, columns))
 
     # -- checks across files ---------------------------------------------------------------------------------------

@@ -59,6 +59,8 @@ def _problems(error: ValidationError, document: Document, model: type[Model]) ->
             found[(path, problem.message)] = problem
         elif not _follows_from_another(detail, path, document):
             message, remedy = _explained(detail, path, document, model)
+            if detail["type"] == "misplaced" and detail["ctx"]["field"] in _value(document.data, path):
+                path = (*path, detail["ctx"]["field"])
             found[(path, message)] = Problem(document.file, document.line(*path), message, remedy)
     return list(found.values())
 
@@ -117,6 +119,8 @@ def _explained(detail: ErrorDetails, path: Place, document: Document, model: typ
         expected = str(context.get("expected", ""))
         words = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
         return f"{called} has an unknown value", did_you_mean(str(value), words, f"write one of {expected}")
+    if kind == "misplaced":
+        return context["cause"], context["remedy"]
     if kind == "value_error":
         return _split(detail["msg"].removeprefix("Value error, "), called)
     if kind == "string_type":

@@ -11,12 +11,23 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from cdp_assets.space import fql
 from cdp_assets.space.base import Model
+from cdp_assets.space.confirmed import ConfirmedChange
 from cdp_assets.space.enforcement import Enforcement, ProtocolsConfig
 from cdp_assets.space.query import compile_query
+from cdp_assets.space.trait_rules import (
+    LONGEST_SESSION,
+    SHORTEST_SESSION,
+    TraitKind,
+    ValueType,
+    complaint,
+    types_of,
+)
 
+ScalarType = Literal["number", "string", "boolean", "timestamp"]
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
 CategoryId = Annotated[str, Field(pattern=r"^[A-Za-z_][^\s]*$", max_length=34)]
 
@@ -224,6 +235,9 @@ class SpaceConfig(Model):
     destinations: dict[Slug, DestinationConfig] = Field(default_factory=dict)
     schedule: Schedule = Field(Schedule(every="1h"), description="Default schedule of audiences.")
     automation: Literal["on", "off"] = Field("on", description="Whether the space's sensors and schedules start switched on.")
+    confirmed_breaking_changes: tuple[ConfirmedChange, ...] = Field(
+        (), description="Breaking changes of the data graph that may go in; cdp validate --against says how to name each."
+    )
     retention_days: int | None = Field(None, ge=1, description="Days that closed partitions keep members and context.")
 
     def source_of(self, file: str) -> str | None:
@@ -657,70 +671,85 @@ class Audience(Model):
 # -- traits ----------------------------------------------------------------------------------------------------------
 
 
-class TraitKind(StrEnum):
-    event_counter = "event_counter"
-    aggregation = "aggregation"
-    first = "first"
-    last = "last"
-    most_frequent = "most_frequent"
-    unique_list = "unique_list"
-    unique_list_count = "unique_list_count"
-    sql = "sql"
+class Session(Model):
+    """A session window: events follow each other within the gap. ``{gap: 30, unit: minutes}``."""
+
+    gap: int = Field(
+        ge=1, description="The longest pause within a session, 30 minutes to 90 days; after it the value starts anew."
+    )
+    unit: Literal["minutes", "hours", "days"] = "minutes"
+
+    @model_validator(mode="after")
+    def _allowed(self) -> Session:
+        if not SHORTEST_SESSION <= self.delta <= LONGEST_SESSION:
+            raise ValueError("a session's gap is at least 30 minutes and at most 90 days; change 'gap' or 'unit'")
+        return self
+
+    @property
+    def delta(self) -> dt.timedelta:
+        return dt.timedelta(**{self.unit: self.gap})
 
 
 class Trait(Model):
-    """``traits/KEY.yaml``: a value computed per profile from its events, or by one SELECT."""
+    """``traits/KEY.yaml``: a value computed per profile (or account) from events, or values by one SELECT."""
 
     key: Slug
     name: str
     description: str = ""
     owner: str | None = None
     kind: TraitKind
+    level: Literal["profile", "account"] = Field("profile", description="account: over all events of all members of each group.")
+    members: bool = Field(
+        False,
+        description="For accounts: each member has the value, too; of several accounts the one that was last joined speaks.",
+    )
     event: str | None = Field(None, description="Event name; pages and screens are 'Page Viewed' and 'Screen Viewed'.")
     property: str | None = Field(None, description="Property (dotted path); for first and last also 'timestamp'.")
+    user_trait: str | None = Field(
+        None,
+        description="For kind most_frequent of accounts: the members' trait (from identify calls), in place of event and property.",
+    )
     function: Literal["sum", "avg", "min", "max"] | None = Field(None, description="For kind aggregation.")
     min_frequency: int = Field(2, ge=2, description="For kind most_frequent.")
     where: EventFilters | None = None
     within: Span | None = Field(None, description="Sliding window up to as_of; default: all history.")
-    type: Literal["number", "string", "boolean", "timestamp", "list"] | None = Field(
+    session: Session | None = Field(None, description="Session window: only the running session counts.")
+    type: ValueType | None = Field(
         None,
-        description="Type of the value; default: number for counters, aggregations and counts, list for unique_list, else string.",
+        description="Type of the value; default: number for counters, aggregations and counts, list for unique_list, else string. "
+        "Values that are none of the type are passed over. string lets min and max compare as text.",
     )
-    identifier: str | None = Field(
-        None, description="For kind sql: the column that names the profile (user_id, email or anonymous_id)."
+    identifier: Literal["user_id", "email", "anonymous_id", "group_id"] | None = Field(
+        None, description="For kind sql: the column that names the profile, or (group_id) the account."
     )
     query: str | None = Field(
         None,
         description="For kind sql: one SELECT with the identifier and the column KEY. ':as_of' is the computation's instant.",
     )
+    columns: dict[Slug, ScalarType] | None = Field(
+        None,
+        description="For kind sql: each column that is a trait, with its type: several traits from one query. Default: the column KEY.",
+    )
 
     @model_validator(mode="after")
     def _shape(self) -> Trait:
-        if self.kind is TraitKind.sql:
-            if not self.query or not self.identifier:
-                raise ValueError("kind sql needs 'query' and 'identifier'")
-            if self.event or self.property or self.where or self.within or self.function:
-                raise ValueError("kind sql takes only 'query', 'identifier' and 'type'")
-            return self
-        if self.query or self.identifier:
-            raise ValueError(f"kind {self.kind} takes no 'query' and no 'identifier'")
-        if not self.event:
-            raise ValueError(f"kind {self.kind} needs an 'event'")
-        if self.kind is not TraitKind.event_counter and not self.property:
-            raise ValueError(f"kind {self.kind} needs a 'property'")
-        if (self.kind is TraitKind.aggregation) != (self.function is not None):
-            raise ValueError("'function' goes with kind aggregation, and is needed there")
+        found = complaint(self)
+        if found:
+            raise PydanticCustomError("misplaced", "{cause}; {remedy}", found._asdict())
         return self
 
     @builtins.property
-    def value_type(self) -> Literal["number", "string", "boolean", "timestamp", "list"]:
-        if self.type:
-            return self.type
-        if self.kind in (TraitKind.event_counter, TraitKind.aggregation, TraitKind.unique_list_count):
-            return "number"
-        if self.kind is TraitKind.unique_list:
-            return "list"
-        return "timestamp" if self.property == "timestamp" else "string"
+    def value_type(self) -> ValueType:
+        return self.type or types_of(self)[0]
+
+    @builtins.property
+    def of_accounts(self) -> bool:
+        return self.level == "account" or self.identifier == "group_id"
+
+    @builtins.property
+    def of_profiles(self) -> bool:
+        """Whether profiles have a value."""
+        return not self.of_accounts or self.members
 
 
 # -- models and activations ------------------------------------------------------------------------------------------
@@ -844,6 +873,12 @@ class Activation(Model):
     retry_for_days: int = Field(14, ge=1)
     guardrails: Guardrails = Guardrails()
     enabled: bool = True
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Node paths that it names itself, without repetition: its trigger's, and those that it personalises from."""
+        trigger = (self.trigger.path,) if self.trigger.path else ()
+        return tuple(dict.fromkeys((*trigger, *(item.path for item in self.personalization.entities))))
 
     @model_validator(mode="after")
     def _shape(self) -> Activation:

@@ -190,7 +190,11 @@ def family(column: ir.Value) -> Family:
 
 def number_of(text: ir.StringValue) -> ir.FloatingValue:
     """Text as a finite float64, else NULL."""
-    number = fn.try_double(text)
+    return finite(fn.try_double(text))
+
+
+def finite(number: ir.FloatingValue) -> ir.FloatingValue:
+    """A float64, NULL where it is infinite or not a number."""
     return ibis.ifelse(number.between(-_LARGEST, _LARGEST), number, ibis.null("float64"))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlglot import exp
@@ -13,6 +14,11 @@ from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.models import SpaceConfig
 from cdp_assets.space.space import Problem, readable_schemas
 from resources.warehouse import UserQueryError, parse_user_query
+
+MAX_COLUMNS = 25
+"""Columns of the query of a SQL trait, its identifier included."""
+PEOPLE_COLUMNS = ("user_id", "anonymous_id")
+"""Identifiers of which the query of a SQL trait returns one at most."""
 
 _AT = re.compile(r" at line (\d+), column [^:\s]+")
 # Any instant: the text is only parsed.
@@ -56,6 +62,8 @@ def check_queries(
         assert isinstance(tree, exp.Query)
         if tree.is_star:
             continue
+        if query.folder == "traits":
+            problems += _trait_columns(query, [name.lower() for name in tree.named_selects])
         names = frozenset(name.lower() for name in tree.named_selects)
         selected[query.folder, query.key] = names
         for column, setting, line in query.columns:
@@ -69,6 +77,20 @@ def check_queries(
                     )
                 )
     return selected, problems
+
+
+def _trait_columns(query: QueryText, names: Sequence[str]) -> Iterator[Problem]:
+    """What the columns of a SQL trait's query must not be."""
+    if len(names) > MAX_COLUMNS:
+        message = f"the query returns {len(names)} columns; a SQL trait has at most {MAX_COLUMNS}"
+        yield Problem(query.file, query.line, message, "select fewer, or write two traits")
+    if set(PEOPLE_COLUMNS) <= set(names):
+        message = f"the query returns both {' and '.join(PEOPLE_COLUMNS)}"
+        yield Problem(query.file, query.line, message, "return one of them")
+    for name, times in Counter(names).items():
+        if name and times > 1:
+            message = f"the query returns column {name} {times} times"
+            yield Problem(query.file, query.line, message, "name each column once, with AS")
 
 
 def _mentioned(text: str) -> list[str]:

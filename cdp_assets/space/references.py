@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from cdp_assets.data_graph.model import MAX_DEPTH, DataGraph
+from cdp_assets.data_graph.model import MAX_DEPTH, DataGraph, ExternalIdJoin
 from cdp_assets.space.conditions import (
     EntityReference,
     audience_references,
@@ -62,6 +62,8 @@ def check_references(
         problems += _target(document, audience)
         problems += _audience_audiences(document, key, audience, keys["audiences"])
     problems += _cycles(documents, audiences)
+    if graph is not None and config.profiles == "built":
+        problems += _identifier_types(graph, config)
     for key, model in models.items():
         problems += _model(documents["models", key], model, (*keys["traits"], *keys["audiences"]))
     for key, activation in activations.items():
@@ -97,9 +99,21 @@ def _audience_graph(document: Document, audience: Audience, graph: DataGraph | N
             )
         if graph is None or any(reference.path.startswith(f"{path}:") for path in missing):
             continue
-        if reference.path not in paths:
+        gone = _taken_away(graph, reference.path)
+        if gone is not None:
+            missing.append(reference.path)
+            yield Problem(document.file, line, f"{gone}: this audience fails at its next run", _ADAPT, "warning")
+        elif reference.path not in paths:
             missing.append(reference.path)
             yield Problem(document.file, line, *_missing_relationship(reference, graph))
+
+
+_ADAPT = "adapt it to the data graph, and take the confirmation out of space.yaml"
+
+
+def _taken_away(graph: DataGraph, path: str) -> str | None:
+    """Why consumers of a path cannot use it although that is known; else None."""
+    return next((gone.reason for gone in graph.missing if path == gone.path or path.startswith(f"{gone.path}:")), None)
 
 
 def _compared(document: Document, audience: Audience, traits: Mapping[str, Trait]) -> Iterator[Problem]:
@@ -234,6 +248,24 @@ def _model(document: Document, model: SqlModel, known: Sequence[str]) -> Iterato
             yield Problem(document.file, line, f"there is no trait or audience '{other}'", did_you_mean(other, known))
 
 
+# -- the data graph ------------------------------------------------------------------------------------------------------
+
+
+def _identifier_types(graph: DataGraph, config: SpaceConfig) -> Iterator[Problem]:
+    """A misspelt type joins nobody, and nothing else would say so. Messages may bring any type, so it is no error."""
+    settings = config.identity
+    known = {"user_id", "email", *settings.device_types, *settings.custom, *(rule.type for rule in settings.identifiers)}
+    for node in graph.nodes():
+        if isinstance(node.join, ExternalIdJoin) and node.join.type not in known:
+            yield Problem(
+                "data_graph.hcl",
+                node.relationship.line,
+                f"relationship '{node.relationship.slug}' joins by identifier type '{node.join.type}', which identity settings do not name",
+                did_you_mean(node.join.type, known, "name it in identity.identifiers or identity.custom in space.yaml"),
+                "warning",
+            )
+
+
 # -- activations -----------------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +317,10 @@ def _paths(document: Document, activation: Activation, graph: DataGraph, audienc
         wanted.append((("personalization", "entities", index, "path"), item.path))
     for place, path in wanted:
         line = document.line(*place)
-        if path not in known:
+        gone = _taken_away(graph, path)
+        if gone is not None:
+            yield Problem(document.file, line, f"{gone}: this activation fails at its next run", _ADAPT, "warning")
+        elif path not in known:
             yield Problem(document.file, line, f"the data graph has no path '{path}'", did_you_mean(path, known))
         elif audience is not None:
             yield from _used(document, line, path, audience, triggers=place[0] == "trigger")

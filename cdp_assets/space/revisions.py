@@ -17,7 +17,9 @@ import sqlglot
 from sqlglot.errors import SqlglotError
 
 from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, Join, JunctionJoin, Node, TraitJoin
+from cdp_assets.data_graph.printing import print_graph
 from cdp_assets.space.conditions import audience_references, entity_paths, trait_references
+from cdp_assets.space.consumers import consumers_by_node
 from cdp_assets.space.models import (
     AudienceCondition,
     EntityCondition,
@@ -58,13 +60,20 @@ def definition_revision(space: Space, activation_key: str) -> str:
     return revision_of(definition_slice(space, activation_key))
 
 
+def graph_revision(space: Space) -> str:
+    """Revision of the data graph's picture: all that its text says, labels included, and who uses which node."""
+    consumers = {path: [str(one) for one in found] for path, found in consumers_by_node(space).items()}
+    return revision_of({"graph": print_graph(space.graph), "consumers": consumers})
+
+
 # -- slices --------------------------------------------------------------------------------------------------------------
 
 
 def trait_slice(space: Space, key: str) -> Slice:
     """What determines a trait's values."""
     trait = space.traits[key]
-    content = _plain(trait, leave_out={"key", "name", "description", "owner", "type", "query"})
+    left_out = {"key", "name", "description", "owner", "type", "query", "columns"}
+    content = _plain(trait, leave_out=left_out if trait.of_accounts else {*left_out, "level", "members"})
     content["type"] = trait.value_type
     content["query"] = _query(space, trait.query) if trait.query else None
     return {"trait": content, "profiles": _profiles(space.graph)}

@@ -443,7 +443,8 @@ def built_before_correction(warehouse: Warehouse, builds: ir.Table) -> ir.Table:
 
     One row per build, with the earliest instant from which on something was corrected.
     """
-    warehouse.ensure(CORRECTED_BUILDS)
+    if not warehouse.has(CORRECTED_BUILDS.ref):
+        return builds.select("asset", "partition_key", corrected_from="as_of").limit(0)
     made = warehouse.table(CORRECTED_BUILDS.ref).select("corrected_from", corrected_at="loaded_at")
     found = builds.join(made, [builds.loaded_at < made.corrected_at, builds.as_of > made.corrected_from])
     return found.group_by("asset", "partition_key").aggregate(corrected_from=found.corrected_from.min())
@@ -454,6 +455,16 @@ def memberships_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime
     ids = canonical_ids_as_of(warehouse, graph, as_of)
     log = external.membership_log(warehouse, graph) if graph.external else warehouse.table(GROUP_MEMBERSHIPS.ref)
     return _known(log, as_of).join(ids, "segment_id").select("canonical_segment_id", "group_id").distinct()
+
+
+def newest_memberships_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+    """(canonical_segment_id, group_id): one row per profile with any group, the one that it was put into last; of one instant the first by id."""
+    ids = canonical_ids_as_of(warehouse, graph, as_of)
+    log = external.membership_log(warehouse, graph) if graph.external else warehouse.table(GROUP_MEMBERSHIPS.ref)
+    joined = _known(log, as_of).join(ids, "segment_id").select("canonical_segment_id", "group_id", "received_at")
+    order = ibis.window(group_by="canonical_segment_id", order_by=[ibis.desc("received_at"), "group_id"])
+    ranked = joined.mutate(_rank=ibis.row_number().over(order))
+    return ranked.filter(ranked._rank == 0).select("canonical_segment_id", "group_id")
 
 
 def group_traits_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:

@@ -57,8 +57,12 @@ def _iso_text(value): ...  # type: ignore[empty-body]
 def _fingerprint(text, instant, file, line): ...  # type: ignore[empty-body]
 
 
+@ibis.udf.scalar.builtin(name="cdp_byte_length")
+def _byte_length(value: str) -> int: ...  # type: ignore[empty-body]
+
+
 @ibis.udf.agg.builtin(name="cdp_sorted_join")
-def _sorted_join(value: str, separator: str) -> str: ...  # type: ignore[empty-body]
+def _sorted_join(value: str, separator: str, key: str) -> str: ...  # type: ignore[empty-body]
 
 
 def sha256(value: ir.StringValue) -> ir.StringValue:
@@ -106,9 +110,17 @@ def fingerprint(text: ir.StringValue, instant: ir.TimestampValue, file: ir.Strin
     return _fingerprint(text, instant, file, line)
 
 
-def sorted_join(value: ir.StringColumn, separator: str = ",") -> ir.StringScalar:
-    """Aggregate: all non-null texts of the group, duplicates included, in code point order, joined by a separator."""
-    return _sorted_join(value, separator)
+def byte_length(value: ir.StringValue) -> ir.IntegerValue:
+    """Bytes of a text in UTF-8."""
+    return _byte_length(value)
+
+
+def sorted_join(value: ir.StringColumn, separator: str = ",", key: ir.StringColumn | None = None) -> ir.StringScalar:
+    """Aggregate: all non-null texts of the group, duplicates included, joined by a separator.
+
+    In code point order of ``key``, by default of the texts themselves.
+    """
+    return _sorted_join(value, separator, value if key is None else key)
 
 
 def _args(node: exp.Anonymous) -> list[exp.Expr]:
@@ -175,19 +187,26 @@ def _bigquery_timestamp(node: exp.Anonymous) -> exp.Expr:
 
 
 def _string_agg(node: exp.Anonymous) -> exp.Expr:
-    value = _args(node)[0]
-    ordered = exp.Order(this=value, expressions=[exp.Ordered(this=value.copy())])
-    return exp.GroupConcat(this=ordered, separator=_args(node)[1])
+    value, separator, key = _args(node)
+    ordered = exp.Order(this=value, expressions=[exp.Ordered(this=key)])
+    return exp.GroupConcat(this=ordered, separator=separator)
 
 
 def _listagg(node: exp.Anonymous) -> exp.Expr:
-    value = _args(node)[0]
-    joined = _call("LISTAGG", value, _args(node)[1])
-    return exp.WithinGroup(this=joined, expression=exp.Order(expressions=[exp.Ordered(this=value.copy())]))
+    value, separator, key = _args(node)
+    joined = _call("LISTAGG", value, separator)
+    return exp.WithinGroup(this=joined, expression=exp.Order(expressions=[exp.Ordered(this=key)]))
 
 
 def _array_join(node: exp.Anonymous) -> exp.Expr:
-    return _call("ARRAY_JOIN", _call("ARRAY_SORT", _call("COLLECT_LIST", _args(node)[0])), _args(node)[1])
+    value, separator, key = _args(node)
+    pair = _call("NAMED_STRUCT", exp.Literal.string("k"), key, exp.Literal.string("v"), value)
+    # A list has no place for what is missing, but a pair with a missing half would be in it.
+    pairs = exp.If(this=exp.Is(this=value.copy(), expression=exp.null()).not_(), true=pair, false=exp.null())
+    half = exp.Lambda(
+        this=exp.Dot(this=exp.to_identifier("p"), expression=exp.to_identifier("v")), expressions=[exp.to_identifier("p")]
+    )
+    return _call("ARRAY_JOIN", _call("TRANSFORM", _call("ARRAY_SORT", _call("COLLECT_LIST", pairs)), half), separator)
 
 
 _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
@@ -200,6 +219,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_TIMESTAMP": _duckdb_timestamp,
         "CDP_FINGERPRINT": _hashed("HASH"),
         "CDP_ISO_TEXT": _text_of("STRFTIME", "%Y-%m-%dT%H:%M:%S.%fZ"),
+        "CDP_BYTE_LENGTH": lambda n: _call("STRLEN", *_args(n)),
         "CDP_SORTED_JOIN": _string_agg,
     },
     "snowflake": {
@@ -213,6 +233,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_TIMESTAMP": _snowflake_timestamp,
         "CDP_FINGERPRINT": _hashed("HASH"),
         "CDP_ISO_TEXT": _snowflake_iso_text,
+        "CDP_BYTE_LENGTH": lambda n: _call("OCTET_LENGTH", *_args(n)),
         "CDP_SORTED_JOIN": _listagg,
     },
     "bigquery": {
@@ -226,6 +247,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
             "FARM_FINGERPRINT", _call("FORMAT", exp.Literal.string("%T"), _call("STRUCT", *_args(n)))
         ),
         "CDP_ISO_TEXT": lambda n: _call("FORMAT_DATETIME", exp.Literal.string("%Y-%m-%dT%H:%M:%E6SZ"), *_args(n)),
+        "CDP_BYTE_LENGTH": lambda n: _call("BYTE_LENGTH", *_args(n)),
         "CDP_SORTED_JOIN": _string_agg,
     },
     "databricks": {
@@ -237,6 +259,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_TIMESTAMP": _try("timestamp"),
         "CDP_FINGERPRINT": _hashed("XXHASH64"),
         "CDP_ISO_TEXT": _text_of("DATE_FORMAT", "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'"),
+        "CDP_BYTE_LENGTH": lambda n: _call("OCTET_LENGTH", *_args(n)),
         "CDP_SORTED_JOIN": _array_join,
     },
 }

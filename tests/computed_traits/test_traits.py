@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import re
-from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import ibis.expr.types as ir
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from cdp_assets.computed_traits.build import TraitResult, build_traits
-from cdp_assets.computed_traits.tables import TRAIT_VALUES, stored_values
+from cdp_assets.computed_traits.compile import event_rows
+from cdp_assets.computed_traits.sql_traits import SqlTraitError, run_query
+from cdp_assets.computed_traits.tables import ACCOUNT_VALUES, TRAIT_CHANGES, TRAIT_VALUES, stored_values
 from cdp_assets.space.space import Space
 from resources.warehouse import Warehouse
+from resources.warehouse.duckdb import open_duckdb
 from tests.people import AS_OF, World, ago, revisions, space, window
 
 
@@ -31,6 +35,26 @@ def values(warehouse: Warehouse, made: Space, trait: str, as_of: dt.datetime = A
     return {
         row["canonical_segment_id"]: row["value_text"] if row["value_text"] is not None else row["value_number"] for row in rows
     }
+
+
+def changes(warehouse: Warehouse, trait: str) -> list[tuple[str, str, Any]]:
+    """(partition, profile, value) of the changes of a trait."""
+    table = warehouse.table(TRAIT_CHANGES.ref)
+    rows = warehouse.rows(table.filter(table.trait == trait).order_by("partition_key", "canonical_segment_id"), 1000)
+    return [
+        (
+            row["partition_key"],
+            row["canonical_segment_id"],
+            row["value_number"] if row["value_text"] is None else row["value_text"],
+        )
+        for row in rows
+    ]
+
+
+def account_values(warehouse: Warehouse, trait: str) -> dict[str, Any]:
+    table = warehouse.table(ACCOUNT_VALUES.ref)
+    rows = warehouse.rows(table.filter(table.trait == trait), 1000)
+    return {row["group_id"]: row["value_number"] if row["value_text"] is None else row["value_text"] for row in rows}
 
 
 def counter(key: str = "logins", **more: Any) -> dict[str, Any]:
@@ -127,6 +151,112 @@ def test_AE6_2_a_30_day_counter_falls_to_zero_at_the_next_batch(duckdb_warehouse
         as_of = AS_OF + dt.timedelta(days=later)
         build(duckdb_warehouse, made, as_of)
         assert values(duckdb_warehouse, made, "logins", as_of) == expected, later
+    # The next partition says it once, the one after it has nothing to say.
+    assert changes(duckdb_warehouse, "logins") == [("2026-01-01", "p", 0)]
+    result = build(duckdb_warehouse, made, AS_OF + dt.timedelta(days=45))["logins"]
+    assert (result.rows, result.changed) == (1, 0)
+    assert changes(duckdb_warehouse, "logins") == [("2026-01-01", "p", 0)]
+
+
+def test_AE6_6_a_session_starts_anew_after_its_gap(duckdb_warehouse: Warehouse) -> None:
+    world = World()
+    world.profile("p")
+    for clock in ((10, 0), (10, 20), (11, 0)):
+        world.event("p", "Login", dt.datetime(2025, 12, 30, *clock), {"page": clock[1]})
+    world.write(duckdb_warehouse)
+    session = {"session": {"gap": 30}}
+    pages = {"kind": "unique_list", "event": "Login", "property": "page", **session}
+    made = space(traits=[counter(**session), {"key": "pages", **pages}])
+    for clock, count, listed in (
+        ((10, 30), 2, {"p": '["0","20"]'}),
+        ((10, 50), 2, {"p": '["0","20"]'}),
+        ((10, 50, 1), 0, {}),
+        ((11, 0, 1), 1, {"p": '["0"]'}),
+        ((11, 31), 0, {}),
+    ):
+        as_of = dt.datetime(2025, 12, 30, *clock, tzinfo=dt.UTC)
+        build(duckdb_warehouse, made, as_of)
+        assert values(duckdb_warehouse, made, "logins", as_of) == {"p": count}, clock
+        assert values(duckdb_warehouse, made, "pages", as_of) == listed, clock
+
+
+def test_any_number_of_traits_read_the_messages_once(duckdb_warehouse: Warehouse) -> None:
+    world = World()
+    world.profile("p")
+    world.event("p", "Login", ago(days=1), {"page": "x"})
+    world.write(duckdb_warehouse)
+    windows: list[dict[str, Any]] = [{}, {"within": {"last": 1}}, {"within": {"last": 30}}, {"session": {"gap": 30}}]
+    levels: list[dict[str, Any]] = [{}, {"level": "account"}]
+    made = space(
+        traits=[
+            {"key": f"{kind}_{i}", "kind": kind, "event": event, "property": "page", **window, **level}
+            for kind in ("first", "most_frequent", "unique_list", "unique_list_count")
+            for i, (event, window, level) in enumerate(itertools.product(("Login", "Pay"), windows, levels))
+        ]
+    )
+    statements: list[str] = []
+    with ExitStack() as stack:
+
+        def keep(expression: ir.Table) -> ir.Table:
+            statements.append(duckdb_warehouse.sql(expression))
+            return stack.enter_context(duckdb_warehouse.staged(expression))
+
+        found = event_rows(duckdb_warehouse, made, list(made.traits.values()), AS_OF, keep)
+        statements += [duckdb_warehouse.sql(one.rows) for one in found]
+    assert len(found) == 64
+    assert sum(statement.count('"messages"') for statement in statements) == 1
+
+
+def test_accounts_have_the_events_of_all_their_members_and_members_may_have_the_value(duckdb_warehouse: Warehouse) -> None:
+    world = World()
+    for person, joined in {"p": ["acme"], "q": ["acme", "blue"], "r": []}.items():
+        world.profile(person)
+        for days, group in enumerate(joined):
+            world.member(person, group, ago(days=20 - days))
+        world.event(person, "Login", ago(days=1), {"plan": "gold"})
+        world.trait(person, "plan", "gold")
+    world.event("q", "Login", ago(days=2), {"plan": "gold"})
+    world.write(duckdb_warehouse)
+    account = {"level": "account"}
+    usual = {"key": "plan", "kind": "most_frequent", "user_trait": "plan", **account}
+    made = space(traits=[counter(members=True, **account), counter("of_account", **account), usual])
+    results = build(duckdb_warehouse, made)
+    assert results["logins"] == TraitResult(rows=2, changed=2, accounts=2)
+    assert results["of_account"] == TraitResult(rows=2, changed=2, accounts=2)
+    assert values(duckdb_warehouse, made, "logins") == {"p": 3, "q": 2}, "q joined blue last"
+    assert values(duckdb_warehouse, made, "of_account") == {}
+    assert account_values(duckdb_warehouse, "logins") == account_values(duckdb_warehouse, "of_account") == {"acme": 3, "blue": 2}
+    assert account_values(duckdb_warehouse, "plan") == {"acme": "gold"}, "one member is not often enough"
+
+
+def test_changes_lead_from_each_partition_to_the_next_in_whatever_order_they_are_built(tmp_path: Path) -> None:
+    world = World()
+    for person in ("p", "q", "gone"):
+        world.profile(person)
+        world.event(person, "Login", ago(days=40))
+    world.event("p", "Login", ago(days=10))
+    world.merge("gone", "q", ago(days=20))
+    made = space(
+        traits=[counter(), {"key": "page", "kind": "last", "event": "Login", "property": "timestamp", "within": {"last": 30}}]
+    )
+    months = [AS_OF - dt.timedelta(days=days) for days in (31, 0, -31)]
+    stored = []
+    for number, order in enumerate(([0, 1, 2], [2, 1, 0], [2, 0, 1, 0], [2])):
+        with open_duckdb(tmp_path / f"{number}.duckdb") as warehouse:
+            world.write(warehouse)
+            for place in order:
+                build(warehouse, made, months[place])
+            newest = values(warehouse, made, "logins", months[2]), values(warehouse, made, "page", months[2])
+            stored.append((newest, changes(warehouse, "logins"), changes(warehouse, "page")))
+    assert stored[0] == stored[1] == stored[2]
+    assert stored[3] == (stored[0][0], [], []), "one go gives what day by day gives"
+    january, february = "2025-12-01", "2026-01-01"
+    assert stored[0][1] == [(january, "p", 2), (january, "q", 2)]
+    assert stored[0][2] == [
+        (january, "p", "2025-12-22T00:00:00.000000Z"),
+        (january, "q", None),
+        (february, "p", None),
+    ], "a profile that merged away is not told that it has no value"
 
 
 def sql_trait(query: str, **more: Any) -> dict[str, Any]:
@@ -147,7 +277,7 @@ SUMS = "SELECT client AS User_Id, SUM(amount) AS total FROM bank.loans GROUP BY 
 def test_a_sql_trait_follows_identifiers_and_counts_the_unknown(warehouse: Warehouse) -> None:
     loans((1, 5.0), (11, 7.0), (2, None), (99, 1.0)).write(warehouse)
     made = space(traits=[sql_trait(SUMS)])
-    assert build(warehouse, made) == {"total": TraitResult(rows=1, unknown=1)}
+    assert build(warehouse, made) == {"total": TraitResult(rows=1, unknown=1, changed=1)}
     assert values(warehouse, made, "total") == {"p": 7}, "the last seen of two user ids speaks"
 
 
@@ -157,6 +287,56 @@ def test_AE6_3_a_vanished_row_has_no_value_in_the_next_build(duckdb_warehouse: W
         loans(*rows).write(duckdb_warehouse)
         build(duckdb_warehouse, made)
         assert values(duckdb_warehouse, made, "total") == expected
+    for later, nulled in ((1, 0), (32, 1), (61, 0)):
+        loans((2, 6.0), *([(1, 5.0)] if later == 1 else [])).write(duckdb_warehouse)
+        result = build(duckdb_warehouse, made, AS_OF + dt.timedelta(days=later))["total"]
+        assert (result.nulled, result.changed) == (nulled, 1 if later < 61 else 0)
+    assert changes(duckdb_warehouse, "total") == [("2026-01-01", "p", 5), ("2026-02-01", "p", None)]
+
+
+def test_a_query_may_have_several_columns_that_are_traits_and_runs_once(duckdb_warehouse: Warehouse) -> None:
+    world = loans((1, 5.0), (2, 7.0))
+    world.write(duckdb_warehouse)
+    query = "SELECT client AS user_id, MAX(amount) AS largest, COUNT(*) AS loans, 'x' || MAX(amount) AS note FROM bank.loans GROUP BY 1"
+    columns = {"largest": "number", "loans": "number", "note": "number", "missing": "string"}
+    made = space(
+        traits=[
+            {"key": key, "kind": "sql", "identifier": "user_id", "query": query, "type": kind} for key, kind in columns.items()
+        ]
+    )
+    results = build(duckdb_warehouse, made)
+    assert {key: (result.rows, bool(result.error)) for key, result in results.items()} == {
+        "largest": (2, False),
+        "loans": (2, False),
+        "note": (0, False),
+        "missing": (0, True),
+    }
+    assert values(duckdb_warehouse, made, "largest") == {"p": 5, "q": 7}
+
+
+def test_the_limits_of_a_sql_trait(duckdb_warehouse: Warehouse) -> None:
+    loans((1, 5.0), (2, 7.0)).write(duckdb_warehouse)
+    wide = "SELECT client AS user_id, MAX(amount) AS total, repeat('é', CASE WHEN client = 2 THEN 8191 ELSE 8190 END) AS pad FROM bank.loans GROUP BY 1"
+    made = space(traits=[sql_trait(wide)])
+    assert build(duckdb_warehouse, made) == {"total": TraitResult(rows=1, changed=1, oversized=1)}
+    assert values(duckdb_warehouse, made, "total") == {"p": 5}, "2 bytes a letter, 16,384 in all are the most"
+    many = ", ".join(f"{i} AS c{i}" for i in range(24))
+    results = build(
+        duckdb_warehouse, space(traits=[sql_trait(f"SELECT client AS user_id, amount AS total, {many} FROM bank.loans")])
+    )
+    assert results["total"].error == "the query returns 26 columns, more than 25"
+    with pytest.raises(SqlTraitError, match="returned more than 1 rows"):
+        run_query(duckdb_warehouse, made, [made.traits["total"]], AS_OF, lambda e: e, most_rows=1)
+
+
+def test_a_sql_trait_of_accounts(duckdb_warehouse: Warehouse) -> None:
+    world = loans((1, 5.0), (2, 7.0))
+    world.member("p", "1")
+    world.write(duckdb_warehouse)
+    query = "SELECT client AS group_id, amount AS total FROM bank.loans"
+    made = space(traits=[sql_trait(query, identifier="group_id", members=True)])
+    assert build(duckdb_warehouse, made) == {"total": TraitResult(rows=1, unknown=1, changed=1, accounts=1)}
+    assert (values(duckdb_warehouse, made, "total"), account_values(duckdb_warehouse, "total")) == ({"p": 5}, {"1": 5})
 
 
 @pytest.mark.parametrize(
@@ -187,7 +367,7 @@ def test_AE6_4_a_query_that_breaks_a_rule_is_refused_alone_and_keeps_its_previou
     results = build(duckdb_warehouse, broken)
     assert re.search(complaint, results["total"].error or "")
     assert "secret'" not in (results["total"].error or "")
-    assert results["logins"] == TraitResult(rows=1)
+    assert (results["logins"].rows, results["logins"].error) == (1, None)
     assert values(duckdb_warehouse, broken, "total") == {"p": 10, "q": 1}
 
 
@@ -200,7 +380,7 @@ def test_one_event_trait_that_cannot_be_computed_fails_alone(warehouse: Warehous
     made = space(traits=[counter("bad", where=impossible), counter("good"), counter("fine")])
     results = build(warehouse, made)
     assert results["bad"].error == "property n: the value of before_date is not an ISO-8601 date or instant"
-    assert (results["good"], results["fine"]) == (TraitResult(rows=1), TraitResult(rows=1))
+    assert (results["good"], results["fine"]) == (TraitResult(rows=1, changed=1), TraitResult(rows=1, changed=1))
     assert values(warehouse, made, "good") == {"p": 1}
 
 
@@ -218,61 +398,3 @@ def test_a_rebuild_replaces_its_partition_and_no_other(duckdb_warehouse: Warehou
         "2025-11-01",
         "2025-12-01",
     ]
-
-
-EVENTS = st.lists(
-    st.tuples(
-        st.sampled_from(["p", "q", "gone"]),
-        st.sampled_from(["A", "B"]),
-        st.integers(0, 6),
-        st.sampled_from([None, "x", "y", "É", "1.5", "2", "-3", "true"]),
-        st.booleans(),
-    ),
-    max_size=14,
-)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
-@given(EVENTS)
-def test_traits_agree_with_counting_by_hand(duckdb_warehouse: Warehouse, events: list[tuple[Any, ...]]) -> None:
-    world = World()
-    for profile in ("p", "q", "gone"):
-        world.profile(profile)
-    world.merge("gone", "p")
-    for profile, name, days, value, known in events:
-        world.event(profile, name, ago(days=days), {"v": value}, received_at=None if known else ago(days=-1))
-    world.write(duckdb_warehouse)
-    a = {"event": "A", "property": "v", "within": {"last": 3, "unit": "days"}}
-    made = space(
-        traits=[
-            {"key": "n", "kind": "event_counter", "event": "A", "within": a["within"]},
-            {"key": "total", "kind": "aggregation", "function": "sum", **a},
-            {"key": "first", "kind": "first", **a},
-            {"key": "last", "kind": "last", **a},
-            {"key": "mode", "kind": "most_frequent", **a},
-            {"key": "list", "kind": "unique_list", **a},
-            {"key": "distinct", "kind": "unique_list_count", **a},
-        ]
-    )
-    build(duckdb_warehouse, made)
-    expected: dict[str, dict[str, Any]] = {key: {} for key in made.traits}
-    for profile in ("p", "q"):
-        owned = {"p": ("p", "gone"), "q": ("q",)}[profile]
-        ever = [(days, i, v) for i, (who, name, days, v, known) in enumerate(events) if who in owned and name == "A" and known]
-        if not ever:
-            continue
-        inside = sorted(((-days, i, v) for days, i, v in ever if days <= 3))
-        seen = [v for _, _, v in inside if v is not None]
-        expected["n"][profile] = len(inside)
-        expected["distinct"][profile] = len(set(seen))
-        numbers = [float(v) for v in seen if v in ("1.5", "2", "-3")]
-        if numbers:
-            expected["total"][profile] = sum(numbers)
-        if seen:
-            expected["first"][profile], expected["last"][profile] = seen[0], seen[-1]
-            expected["list"][profile] = json.dumps(sorted(set(seen)), ensure_ascii=False, separators=(",", ":"))
-            times = Counter(seen)
-            best = min(times, key=lambda v: (-times[v], v))
-            if times[best] >= 2:
-                expected["mode"][profile] = best
-    assert {key: values(duckdb_warehouse, made, key) for key in made.traits} == expected

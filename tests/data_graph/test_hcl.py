@@ -3,174 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from cdp_assets.data_graph.hcl import parse_graph, print_graph
+from cdp_assets.data_graph.hcl import parse_graph
 from cdp_assets.data_graph.model import (
-    ColumnJoin,
     DataGraph,
-    Entity,
-    ExternalIdJoin,
-    JunctionJoin,
-    Relationship,
-    TraitJoin,
 )
-from cdp_assets.space.space import Problem
-
-MINI = (Path(__file__).parents[1] / "fixtures/spaces/mini/data_graph.hcl").read_text()
-
-V1 = """data_graph {
-  version = "v1.0.0"
-  entity "account" {
-    name        = "Account"
-    table_ref   = "DB.CUST.ACCOUNT"
-    primary_key = "ID"
-  }
-  entity "cart" {
-    name               = "Cart"
-    table_ref          = "DB.CUST.CART"
-    primary_key        = "ID"
-    enrichment_enabled = true
-  }
-  entity "product" {
-    name        = "Product"
-    table_ref   = "DB.CUST.PRODUCT"
-    primary_key = "SKU"
-  }
-  profile {
-    profile_folder = "DB.PROFILES"
-    type           = "segment: materialized"
-    relationship "accounts" {
-      name           = "Accounts"
-      related_entity = "account"
-      external_id {
-        type     = "email"
-        join_key = "EMAIL"
-      }
-      relationship "carts" {
-        name           = "Carts"
-        related_entity = "cart"
-        join_on        = "account.ID = cart.ACCOUNT_ID"
-        relationship "products" {
-          name           = "Products"
-          related_entity = "product"
-          junction_table {
-            table_ref     = "DB.CUST.CART_PRODUCT"
-            primary_key   = "ID"
-            left_join_on  = "cart.ID = CART_ID"
-            right_join_on = "SKU = product.SKU"
-          }
-        }
-      }
-    }
-  }
-}
-"""
-
-# As on the slides of 2024: barewords, labels with spaces, aliases in any case, a relationship beside the one it joins to.
-SEED = """data_graph {
-  version = "v0.0.4"
-  profile {
-    profile_folder = "segment"
-    type = segment
-    relationship "Accounts" {
-      related_entity = "account"
-      external_id {
-        type = "email"
-        join_key = "email_id"
-      }
-    }
-    relationship: "Credit Card" {
-      related_entity = "credit_card"
-      join_on = "ACCOUNT.ID = credit_card.account_id"
-    }
-  }
-  entity "account" {
-    table_ref = "cust.account"
-    primary_key = "id"
-  }
-%s}
-"""
-CREDIT_CARD = """  entity "credit_card" {
-    table_ref = "cust.credit_card"
-    primary_key = "id"
-  }
-"""
-
-
-def parsed(text: str) -> DataGraph:
-    graph, problems = parse_graph(text)
-    assert graph is not None, problems
-    return graph
-
-
-def errors(text: str) -> list[Problem]:
-    graph, problems = parse_graph(text)
-    assert graph is None
-    return [problem for problem in problems if problem.level == "error"]
-
-
-def chain(nodes: int) -> str:
-    """A v1 graph with a path of so many nodes, counting the profile."""
-    lines, indent = [], "    "
-    for number in range(1, nodes):
-        join = 'trait {\nname = "t"\njoin_key = "id"\n}' if number == 1 else 'join_on = "a.parent = a.id"'
-        lines.append(f'{indent}relationship "r{number}" {{\nname = "R"\nrelated_entity = "a"\n{join}')
-    lines += ["}"] * (nodes - 1)
-    entity = 'entity "a" {\nname = "A"\ntable_ref = "d.s.a"\nprimary_key = "id"\n}'
-    profile = 'profile {\nprofile_folder = "d.p"\ntype = "segment:materialized"\n'
-    return f'data_graph {{\nversion = "v1.0.0"\n{entity}\n{profile}' + "\n".join(lines) + "\n}\n}\n"
-
+from cdp_assets.data_graph.printing import print_graph
+from tests.data_graph.graphs import CREDIT_CARD, SEED, V1, chain, errors, graphs, parsed
 
 # -- both forms --------------------------------------------------------------------------------------------------------
-
-
-def test_ae1_1_a_v1_graph_has_its_nodes_joins_and_depth() -> None:
-    graph = parsed(V1)
-    nodes = list(graph.nodes())
-    assert [node.path for node in nodes] == ["accounts", "accounts:carts", "accounts:carts:products"]
-    assert 1 + max(node.path.count(":") + 1 for node in nodes) == 4
-    assert [node.join for node in nodes] == [
-        ExternalIdJoin("email", "EMAIL"),
-        ColumnJoin("ID", "ACCOUNT_ID"),
-        JunctionJoin("DB.CUST.CART_PRODUCT", "ID", "ID", "CART_ID", "SKU", "SKU"),
-    ]
-    assert graph.profile_type == "segment:materialized"
-    assert [entity.enrichment_enabled for entity in graph.entities] == [False, True, False]
-    assert [node.relationship.line for node in nodes] == [22, 29, 33]
-
-
-def test_ae1_2_six_nodes_are_accepted_and_seven_refused() -> None:
-    assert len(list(parsed(chain(6)).nodes())) == 5
-    (problem,) = errors(chain(7))
-    assert "'r6' is node 7" in problem.message
-    assert chain(7).split("\n")[problem.line - 1].strip().startswith('relationship "r6"')
 
 
 def test_an_early_graph_has_at_most_four_nodes() -> None:
     assert parse_graph(chain(4).replace("v1.0.0", "v0.0.6"))[0] is not None
     assert "at most 4" in errors(chain(5).replace("v1.0.0", "v0.0.6"))[0].message
-
-
-def test_ae1_5_the_seed_loads_with_warnings_and_nests_the_credit_card() -> None:
-    graph, problems = parse_graph(SEED % CREDIT_CARD)
-    assert graph is not None
-    assert {problem.level for problem in problems} == {"warning"}
-    assert [problem.line for problem in problems] == [2, 5, 6, 13, 13, 13]
-    assert [node.path for node in graph.nodes()] == ["accounts", "accounts:credit-card"]
-    node = graph.node("accounts:credit-card")
-    assert (node.relationship.name, node.entity.name) == ("Credit Card", "credit_card")
-    assert node.join == ColumnJoin("ID", "account_id")
-    assert (graph.profile_folder, graph.profile_type) == ("segment", "segment:materialized")
-
-
-def test_ae1_5_without_the_entity_the_seed_errs_naming_the_line() -> None:
-    (problem,) = errors(SEED % "")
-    assert (problem.line, problem.message) == (14, "entity 'credit_card' is not defined")
 
 
 def test_siblings_of_siblings_are_nested_in_a_chain() -> None:
@@ -331,108 +180,9 @@ def test_an_early_graph_prints_as_a_current_one() -> None:
     assert current == dataclasses.replace(graph, version="v1.0.0")
 
 
-slugs = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,8}", fullmatch=True)
-columns = st.from_regex(r"[A-Za-z_][A-Za-z0-9_$]{0,8}", fullmatch=True)
-texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(str.strip)
-odd_texts = texts | st.sampled_from(
-    ['"', "\\", "${a}", "%{ if", "$${", "a # b", "{", "}", "\n", "\r\nx", "\x00", "// x", "\u2028x"]
-).map(lambda text: text + "." if not text.strip() else text)
-tables = st.tuples(columns, columns, columns).map(".".join) | st.tuples(columns, columns).map(".".join)
-
-
-@st.composite
-def graphs(draw: st.DrawFn) -> DataGraph:
-    names = draw(st.lists(slugs, min_size=1, max_size=4, unique=True))
-    entities = tuple(
-        Entity(slug, draw(odd_texts), draw(tables), draw(columns), draw(st.just("") | odd_texts), draw(st.booleans()))
-        for slug in names
-    )
-    unused = draw(st.lists(slugs, min_size=6, max_size=6, unique=True))
-
-    def joined(below_profile: bool) -> ExternalIdJoin | TraitJoin | ColumnJoin | JunctionJoin:
-        if below_profile:
-            return draw(st.builds(ExternalIdJoin, odd_texts, columns) | st.builds(TraitJoin, odd_texts, columns))
-        junction = st.builds(JunctionJoin, tables, columns, columns, columns, columns, columns)
-        return draw(st.builds(ColumnJoin, columns, columns) | junction)
-
-    def branches(depth: int) -> tuple[Relationship, ...]:
-        found = []
-        for _ in range(draw(st.integers(0, 2 if depth < 5 else 0))):
-            if unused:
-                found.append(
-                    Relationship(
-                        unused.pop(),
-                        draw(odd_texts),
-                        draw(st.sampled_from(names)),
-                        joined(depth == 0),
-                        branches(depth + 1),
-                        draw(st.just("") | odd_texts),
-                    )
-                )
-        return tuple(found)
-
-    kind = draw(st.sampled_from(["segment:materialized", "segment:unmaterialized", "segment:dbt"]))
-    return DataGraph("v1.0.0", draw(columns), kind, entities, branches(0))
-
-
 @settings(max_examples=100, deadline=None)
 @given(graphs())
 def test_what_is_printed_reads_as_the_same_graph(graph: DataGraph) -> None:
     read, problems = parse_graph(print_graph(graph))
     assert [problem for problem in problems if problem.level == "error"] == []
     assert read == graph
-
-
-# -- any text ----------------------------------------------------------------------------------------------------------
-
-TOKENS = (
-    "{",
-    "}",
-    '"',
-    "=",
-    ":",
-    "#",
-    "/*",
-    "${",
-    "%{",
-    "\\",
-    "<<E\n",
-    "[",
-    "true",
-    "\n",
-    "relationship: ",
-    "entity",
-    "join_on",
-    "\x00",
-    "é",
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.sampled_from([MINI, V1, SEED % CREDIT_CARD]),
-    st.lists(
-        st.tuples(st.sampled_from(["drop", "repeat", "swap", "insert", "cut"]), st.integers(0, 999), st.integers(0, 999)),
-        min_size=1,
-        max_size=4,
-    ),
-)
-def test_a_mutilated_graph_is_read_or_refused_with_a_place(text: str, edits: list[tuple[str, int, int]]) -> None:
-    for kind, first, second in edits:
-        parts = text.split("\n") if first % 2 else text.split(" ")
-        joint = "\n" if first % 2 else " "
-        one, two = first % len(parts), second % len(parts)
-        if kind == "drop":
-            del parts[one]
-        elif kind == "repeat":
-            parts.insert(two, parts[one])
-        elif kind == "swap":
-            parts[one], parts[two] = parts[two], parts[one]
-        elif kind == "insert":
-            parts.insert(one, TOKENS[second % len(TOKENS)])
-        else:
-            parts[one] = parts[one][: second % (len(parts[one]) + 1)]
-        text = joint.join(parts) or " "
-    graph, problems = parse_graph(text)
-    assert (graph is None) == any(problem.level == "error" for problem in problems)
-    assert all(1 <= problem.line <= text.count("\n") + 1 and problem.message and problem.remedy for problem in problems)

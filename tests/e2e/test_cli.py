@@ -127,3 +127,21 @@ def test_every_command_of_the_readme_exists() -> None:
     assert used <= known
     targets = set(re.findall(r"make ([a-z-]+)", readme))
     assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_graph_show_draws_what_the_run_counted_and_masks_people(
+    where: list[object], first_summary: dict, owl_bank: Stage, tmp_path: Path
+) -> None:
+    picture = tmp_path / "graph.svg"
+    text = cdp("graph", "show", *where, "--as-of", owl_bank.now.isoformat(), "--svg", picture, "--rows", "10", "--json")
+    found = json.loads(text)
+    assert found["profiles"] == first_summary["profiles"]
+    assert found["nodes"]["accounts"]["matches"]["rows_matched"] > 0
+    assert "audience overdue_checking" in found["nodes"]["accounts:credit-cards"]["consumers"]
+    drawn = picture.read_text()
+    assert f"{found['entities']['account']['rows']:,} rows" in drawn
+    shown = text + drawn + cdp("graph", "show", *where, "--rows", "10")
+    assert "@" in shown
+    truth = json.loads(owl_bank.home.truth_file("owl_bank").read_text())
+    assert not {address for address in re.findall(r"[\w.+-]+@[\w.-]+", json.dumps(truth)) if address in shown}
+    assert (owl_bank.home.space("owl_bank") / "data_graph.svg").exists()

@@ -44,18 +44,21 @@ def everything(warehouse: Warehouse, made: Space, as_of: dt.datetime) -> dict[st
 
 
 @pytest.mark.parametrize(("kind", "value"), [("user_id", "p"), ("email", "p@x")])
-def test_who_is_suppressed_leaves_every_audience_from_then_on(warehouse: Warehouse, kind: str, value: str) -> None:
+def test_who_is_suppressed_leaves_every_audience_from_then_on(duckdb_warehouse: Warehouse, kind: str, value: str) -> None:
     world, made = people()
-    world.write(warehouse)
+    world.write(duckdb_warehouse)
     before = {"cards": ["P", "Q"], "not_cards": ["S"], "without": ["S"]}
-    assert everything(warehouse, made, AS_OF) == before
-    suppress(warehouse, NOBODY_CARES, kind, value, AS_OF + MONTH)
-    assert everything(warehouse, made, AS_OF) == before  # a past partition is what it was
-    assert everything(warehouse, made, AS_OF + MONTH) == {"cards": ["Q"], "not_cards": ["S"], "without": ["S"]}
-    assert context(warehouse, made, "cards", AS_OF + MONTH) == [("Q", "accounts", "2", None), ("Q", "accounts:cards", "20", "2")]
-    lift(warehouse, NOBODY_CARES, kind, value, AS_OF + 2 * MONTH)
-    assert everything(warehouse, made, AS_OF + 2 * MONTH) == before
-    assert everything(warehouse, made, AS_OF + MONTH)["cards"] == ["Q"]
+    assert everything(duckdb_warehouse, made, AS_OF) == before
+    suppress(duckdb_warehouse, NOBODY_CARES, kind, value, AS_OF + MONTH)
+    assert everything(duckdb_warehouse, made, AS_OF) == before  # a past partition is what it was
+    assert everything(duckdb_warehouse, made, AS_OF + MONTH) == {"cards": ["Q"], "not_cards": ["S"], "without": ["S"]}
+    assert context(duckdb_warehouse, made, "cards", AS_OF + MONTH) == [
+        ("Q", "accounts", "2", None),
+        ("Q", "accounts:cards", "20", "2"),
+    ]
+    lift(duckdb_warehouse, NOBODY_CARES, kind, value, AS_OF + 2 * MONTH)
+    assert everything(duckdb_warehouse, made, AS_OF + 2 * MONTH) == before
+    assert everything(duckdb_warehouse, made, AS_OF + MONTH)["cards"] == ["Q"]
 
 
 def test_the_preview_and_the_printed_query_say_the_same(duckdb_warehouse: Warehouse) -> None:

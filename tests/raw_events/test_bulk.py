@@ -135,7 +135,7 @@ def in_bulk(lines: list[bytes]) -> tuple[list[dict], list[Rejected], dict]:
     return parsed.messages.to_pylist(), parsed.rejected, values.found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(documents() | spoiled() | st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"")), min_size=1, max_size=8))
 @example(NASTY)
 @example([json.dumps(GOOD).encode(), b'"', json.dumps(GOOD).encode(), b'{"a":"\xff"}', json.dumps(GOOD).encode()])

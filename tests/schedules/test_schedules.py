@@ -322,6 +322,7 @@ def test_each_interval_has_one_schedule_and_a_trait_that_none_needs_goes_with_th
 
 
 OWN = "mini__sync_overdue_crm"
+SCAN = "mini__data_graph_scan"
 
 
 @pytest.fixture
@@ -366,7 +367,18 @@ def test_schedules_start_switched_on_unless_the_space_says_off(folder: Path, aut
         activations__overdue_crm=("", "schedule: {every: 4h}\n"),
     )
     expected = dg.DefaultScheduleStatus.RUNNING if automation == "on" else dg.DefaultScheduleStatus.STOPPED
-    assert {s.name: s.default_status for s in build_schedules(load(folder))} == {DEFAULT: expected, OWN: expected}
+    assert {s.name: s.default_status for s in build_schedules(load(folder))} == {DEFAULT: expected, OWN: expected, SCAN: expected}
+
+
+def test_the_data_graph_is_scanned_once_a_day_by_itself(clock: Clock) -> None:
+    (request,), _ = clock.tick(SCAN)
+    assert names(request.asset_selection or ()) == ["data_graph/graph"]
+    assert (request.partition_key, request.tags[TAG_AS_OF]) == (None, format_instant(TICK))
+    assert clock.definitions.resolve_schedule_def(SCAN).cron_schedule == "0 4 * * *"
+    clock.record_run(request, dg.DagsterRunStatus.STARTED)
+    requests, skip = clock.tick(SCAN, TICK + 24 * HOUR)
+    assert requests == []
+    assert "has not ended" in str(skip)
 
 
 # -- the demo's pulse -----------------------------------------------------------------------------------------------------------

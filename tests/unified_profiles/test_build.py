@@ -55,8 +55,7 @@ def test_AE4_4_a_blocked_value_alone_resolves_to_nobody(people) -> None:
     ]
 
 
-def test_AE4_5_earlier_anonymous_events_count_for_the_profile_they_merged_into(any_people) -> None:
-    people = any_people
+def test_AE4_5_earlier_anonymous_events_count_for_the_profile_they_merged_into(people) -> None:
     known = people.say("u1", traits={"email": "e@x", "plan": "gold"})
     page = people.say(anonymous="a")
     link = people.say(anonymous="a", traits={"email": "e@x", "plan": "silver", "age": 7})
@@ -74,8 +73,7 @@ def test_AE4_5_earlier_anonymous_events_count_for_the_profile_they_merged_into(a
     )
 
 
-def test_AE5_6_after_a_merge_the_tables_show_one_profile_with_the_newest_values(any_people) -> None:
-    people = any_people
+def test_AE5_6_after_a_merge_the_tables_show_one_profile_with_the_newest_values(people) -> None:
     first = people.say("u1", traits={"email": "old@x", "city": "Brno"})
     second = people.say(anonymous="a", traits={"email": "new@x", "age": 7, "tags": ["b"], "city": "Praha"})
     people.say("u1", "a")
@@ -122,8 +120,7 @@ def test_merges_are_recursive(people) -> None:
     assert read(people, canonical_ids_as_of) == sorted([(a, a), (b, a), (c, a)], key=str)
 
 
-def test_AE9_3_profiles_that_differ_in_consent_conflict_until_the_next_object(any_people) -> None:
-    people = any_people
+def test_AE9_3_profiles_that_differ_in_consent_conflict_until_the_next_object(people) -> None:
     people.say("u1", consent={"ad": True, "unknown": True})
     people.say(None, "a", consent={"ad": False, "stats": False})
     people.say("u1", "a")

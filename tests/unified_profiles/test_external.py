@@ -56,8 +56,8 @@ def read(people: People, graph: DataGraph, reading, as_of: dt.datetime = AS_OF) 
 
 
 @pytest.mark.parametrize("names", [RAW, PLAIN, DBT, (*PLAIN, *RAW)])
-def test_each_kind_of_tables_reads_as_our_own(any_people: People, names: tuple[str, ...]) -> None:
-    people = told(any_people)
+def test_each_kind_of_tables_reads_as_our_own(people: People, names: tuple[str, ...]) -> None:
+    people = told(people)
     graph = theirs(people, *names)
     for reading in READINGS:
         assert read(people, graph, reading) == read(people, people.graph, reading), reading.__name__

@@ -54,8 +54,7 @@ def test_blocked_values_are_set_apart_and_told(any_people) -> None:
     ]
 
 
-def test_emails_keep_their_case_and_an_object_is_no_email(any_people) -> None:
-    people = any_people
+def test_emails_keep_their_case_and_an_object_is_no_email(people) -> None:
     people.say(None, None, traits={"email": "A@x"}, properties={"email": {"a": 1}}, context={"traits": {"email": "a@x"}})
     people.build()
     assert people.rows("user_identifiers", "type", "value") == [("email", "A@x"), ("email", "a@x")]

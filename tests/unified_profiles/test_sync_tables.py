@@ -80,8 +80,7 @@ def test_profile_traits_updates_has_a_row_per_identify_that_changed_a_trait_and_
     ]
 
 
-def test_profile_traits_has_a_row_per_profile_ever_and_tombstones(any_people: People) -> None:
-    people = any_people
+def test_profile_traits_has_a_row_per_profile_ever_and_tombstones(people: People) -> None:
     ids = [people.say(anonymous=name, traits={"n": name, "only": name if name == "c" else None}) for name in "abc"]
     people.say("u", "c", minute=10, context={"traits": {"email": "e"}})
     people.say(None, "b", minute=11, context={"traits": {"email": "e"}})
@@ -102,8 +101,7 @@ def test_profile_traits_has_a_row_per_profile_ever_and_tombstones(any_people: Pe
     assert (a, seqs[last]) in rows(people, "profile_traits_updates", "segment_id", "seq")
 
 
-def test_day_by_day_and_late_entries_give_the_tables_of_one_go(any_people: People) -> None:
-    people = any_people
+def test_day_by_day_and_late_entries_give_the_tables_of_one_go(people: People) -> None:
     people.say("u1", traits={"plan": "a", "firstName": "x"}, minute=1)
     people.say(anonymous="b", traits={"plan": "b"}, minute=2)
     group(people, "u1", "g1", {"size": 3})
