@@ -269,7 +269,7 @@ def test_many_conditions_make_one_query(kept_warehouse: Warehouse) -> None:
         world.profile(person, email=f"{person}@x")
     world.write(kept_warehouse)
     nested = {"with_entity": "accounts", "nested": {"conditions": [{"with_entity": "cards"}]}}
-    made = bank_space({"key": "made", "match": "any", "groups": [{"match": "any", "conditions": [nested] * 30}]})
+    made = bank_space({"key": "made", "match": "any", "groups": [{"match": "any", "conditions": [nested] * 50}]})
     build(kept_warehouse, made)
     assert members(kept_warehouse, made, "made") == ["p"]
     assert context(kept_warehouse, made, "made") == [("p", "accounts", "1", None), ("p", "accounts:cards", "10", "1")]
