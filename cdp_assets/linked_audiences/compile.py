@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 
 import ibis
 import ibis.expr.types as ir
@@ -314,7 +314,7 @@ class _Compiler:
         if not pieces:
             nothing = ibis.null("string")
             return members.filter(ibis.literal(False)).select(PROFILE, path=nothing, entity_id=nothing, parent_entity_id=nothing)
-        return reduce(lambda left, right: left.union(right), pieces).distinct()
+        return _united(pieces).distinct()
 
     def _satisfying(self, audience: Audience, group: ConditionGroup, condition: EntityCondition, members: ir.Table) -> ir.Table:
         """The members that satisfy the condition within a group that they satisfy."""
@@ -326,6 +326,14 @@ class _Compiler:
         elif audience.match == "any" and len(audience.groups) > 1:
             return members.filter(self._group(members[PROFILE], group))
         return members
+
+
+def _united(pieces: Sequence[ir.Table]) -> ir.Table:
+    """All rows of the pieces. Halved, not chained: each link of a chain is a level of the query, and of the compiler's recursion."""
+    if len(pieces) == 1:
+        return pieces[0]
+    middle = len(pieces) // 2
+    return _united(pieces[:middle]).union(_united(pieces[middle:]))
 
 
 def _list_holds(value: ir.StringValue, wanted: Comparison, name: str) -> ir.BooleanValue:

@@ -15,6 +15,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ from resources.warehouse.functions import compile_expression
 
 Comparison = Literal["=", "<", "<=", ">", ">=", "in"]
 Condition = tuple[str, Comparison, Any]
+
+# A query nests as deep as an audience's branches and the comparisons along them, and compiler and printer recurse through it,
+# a dozen frames a level: six nodes with references exceed Python's 1,000.
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 5_000))
 
 
 class WarehouseError(Exception):

@@ -263,6 +263,18 @@ def test_every_quantifier_agrees_on_awkward_rows(kept_warehouse: Warehouse) -> N
     assert somebody > len(audiences) / 2, "most of the audiences tell people apart"
 
 
+def test_many_conditions_make_one_query(kept_warehouse: Warehouse) -> None:
+    world = bank(accounts=[(1, "p@x"), (2, "q@x")], cards=[(10, 1)])
+    for person in "pqr":
+        world.profile(person, email=f"{person}@x")
+    world.write(kept_warehouse)
+    nested = {"with_entity": "accounts", "nested": {"conditions": [{"with_entity": "cards"}]}}
+    made = bank_space({"key": "made", "match": "any", "groups": [{"match": "any", "conditions": [nested] * 50}]})
+    build(kept_warehouse, made)
+    assert members(kept_warehouse, made, "made") == ["p"]
+    assert context(kept_warehouse, made, "made") == [("p", "accounts", "1", None), ("p", "accounts:cards", "10", "1")]
+
+
 def test_compiled_in_place_agrees_too(kept_warehouse: Warehouse) -> None:
     world = bank(accounts=[(1, "p@x"), (2, "p@x"), (3, "q@x")])
     for person in "pqr":
