@@ -173,14 +173,14 @@ def scan(warehouse: Warehouse, space: Space, needs: Needs, profiles: ir.Table, a
         at=messages.timestamp,
         **({"message_id": messages.message_id} if needs.in_order else {}),
         **{column: messages.event == event for event, column in needs.performed.items()},
-        **{column: _exact(typed(messages[needs.text_of(name)], "number")) for name, column in needs.amounts.items()},
+        **{column: _exact(fn.try_double(messages[needs.text_of(name)])) for name, column in needs.amounts.items()},
         **{column: _looks_at(messages, trait, needs, as_of) for column, trait in needs.looks.items()},
         **{column: typed(messages[needs.text_of(name)], kind) for (name, kind), column in needs.values.items()},
     )
 
 
 def _exact(number: ir.FloatingValue) -> ir.DecimalValue:
-    """An amount as a decimal of nine places, so that sums are the same in any order; beyond 1e18 it is no amount."""
+    """An amount as a decimal of nine places, so that sums are the same in any order; beyond 1e18, or not a number, it is no amount."""
     amount = ibis.ifelse(number.between(-_LARGEST_AMOUNT, _LARGEST_AMOUNT), number, ibis.null("float64"))
     return amount.cast("decimal(38, 9)")
 
