@@ -60,7 +60,7 @@ from resources.warehouse import Warehouse, naive_utc, timestamp_literal
 
 ASSET = "profiles"
 # Of the tables that builds continue from: another one makes the next build start anew.
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _write(
     old_names = _touched_before(warehouse, work, met, stack)
     names = stack.enter_context(warehouse.staged(ibis.union(_surviving(old_names, work), new_names)))
     dictionary = _dictionary(work)
-    writing = Writing(warehouse, schema, config.category_ids, work, met, outcome, names, dictionary, stack)
+    writing = Writing(warehouse, schema, config, work, met, outcome, names, dictionary, stack)
     rows, consent = log_rows(writing, mappings, merges)
     state = _state_rows(met, outcome, merges, consent, shown)
     state_tables = {ref: stack.enter_context(warehouse.scratch(table)) for ref, table in state.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import orjson
 import pyarrow as pa
 
 from cdp_assets.raw_events.tables import MESSAGES
+from cdp_assets.space.models import SpaceConfig
 from cdp_assets.unified_profiles.consent import ConsentStates, preferences, state_rows
 from cdp_assets.unified_profiles.merges import Merges
 from cdp_assets.unified_profiles.numbers import BLOCKED, NO_IDENTIFIER, NO_PROFILE, REASONS, Ints, Outcome
@@ -43,7 +45,7 @@ class Writing:
 
     warehouse: Warehouse
     schema: str
-    categories: tuple[str, ...]
+    config: SpaceConfig
     work: Work
     met: Met
     outcome: Outcome
@@ -106,6 +108,18 @@ def _triggers(entries: ir.Table) -> dict[str, ir.Value]:
         "received_at": entries.received_at,
         "uuid_ts": entries.received_at,
         "timestamp": entries.timestamp,
+        "source": entries.source,
+    }
+
+
+def source_columns(source: ir.StringValue, config: SpaceConfig) -> Mapping[str, ir.Value]:
+    """What a row says of the source of its event, from the source's key."""
+    named = {key: settings.name for key, settings in config.sources.items() if settings.name}
+    name = ibis.cases(*((source == key, name) for key, name in named.items()), else_=source) if named else source
+    return {
+        "triggering_event_source_id": source,
+        "triggering_event_source_name": name,
+        "triggering_event_source_slug": source,
     }
 
 
@@ -136,7 +150,7 @@ def _graph_rows(w: Writing, merges: Merges) -> ir.Table:
     canonical = w.names.select(canonical="profile", canonical_segment_id="segment_id")
     named = _named(w, rows).join(canonical, "canonical")
     key = named.segment_id + " " + named.canonical_segment_id + " " + named.seq.cast("string")
-    return _columns(named, spec, id=fn.sha256(key).substr(0, 32))
+    return _columns(named, spec, **source_columns(named.source, w.config), id=fn.sha256(key).substr(0, 32))
 
 
 def _mapping_rows(w: Writing, mappings: tuple[Ints, Ints, Ints]) -> ir.Table:
@@ -157,6 +171,7 @@ def _mapping_rows(w: Writing, mappings: tuple[Ints, Ints, Ints]) -> ir.Table:
     return _columns(
         named,
         spec,
+        **source_columns(named.source, w.config),
         external_id_type=named.identifier_type,
         external_id_value=named.identifier_value,
         id=fn.sha256(named.external_id_hash + " " + named.seq.cast("string")).substr(0, 32),
@@ -200,7 +215,7 @@ def _consent(w: Writing, events: ir.Table) -> tuple[list[ir.Table | pa.Table], i
     entries = w.work.entries
     given = entries.filter(entries.preferences.notnull())
     texts = fetch(w.warehouse, given.select("preferences").distinct()).column(0).to_pylist()
-    objects = {text: letters for text in sorted(texts) if (letters := preferences(text, w.categories)) is not None}
+    objects = {text: letters for text in sorted(texts) if (letters := preferences(text, w.config.category_ids)) is not None}
     distinct = sorted(set(objects.values()))
     number = {letters: place for place, letters in enumerate(distinct)}
     parsed = w.scratch(
@@ -216,15 +231,15 @@ def _consent(w: Writing, events: ir.Table) -> tuple[list[ir.Table | pa.Table], i
     told = events.filter(events.segment_id.notnull()).join(read, "seq")
     updates: list[ir.Table | pa.Table] = [
         _columns(told, CONSENT_UPDATES, category=ibis.literal(category), value=told.letters.substr(place, 1) == "t")
-        for place, category in enumerate(w.categories)
+        for place, category in enumerate(w.config.category_ids)
     ]
     rows = fetch(w.warehouse, told.select("seq", "number"))
     entry = np.searchsorted(w.met.entries.seq, column(rows, "seq"))
-    states = ConsentStates(len(w.categories), dict(w.met.consent))
+    states = ConsentStates(len(w.config.category_ids), dict(w.met.consent))
     at, profile, changes = state_rows(w.outcome, entry, column(rows, "number"), distinct, states)
     changed = w.scratch(
         ints(seq=w.seq(at), profile=profile)
-        .append_column("category", pa.array([w.categories[number] for number, _ in changes], pa.string()))
+        .append_column("category", pa.array([w.config.category_ids[number] for number, _ in changes], pa.string()))
         .append_column("value", pa.array([word for _, word in changes], pa.string()))
     )
     return updates, _columns(_named(w, changed), CONSENT_STATES), states.states

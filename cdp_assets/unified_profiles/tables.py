@@ -27,6 +27,11 @@ _TRIGGER = {
     "triggering_event_id": "string",
     "triggering_event_name": "string",
 }
+_SOURCE = {
+    "triggering_event_source_id": "string",
+    "triggering_event_source_name": "string",
+    "triggering_event_source_slug": "string",
+}
 _TIMES = {"seq": "int64", "received_at": "timestamp", "uuid_ts": "timestamp", "timestamp": "timestamp"}
 
 
@@ -38,7 +43,7 @@ def profile_schema(graph: DataGraph) -> str:
 def id_graph_updates(schema: str) -> TableSpec:
     return TableSpec(
         TableRef(schema, "id_graph_updates"),
-        {"segment_id": "string", "canonical_segment_id": "string", **_TRIGGER, **_TIMES, "id": "string"},
+        {"segment_id": "string", "canonical_segment_id": "string", **_TRIGGER, **_SOURCE, **_TIMES, "id": "string"},
         "Append-only: (p, p) when a profile is created, (p, q) when p merges into q, and again for all that had merged into p.",
         subject="segment_id",
     )
@@ -53,6 +58,7 @@ def external_id_mapping_updates(schema: str) -> TableSpec:
             "external_id_value": "string",
             "external_id_hash": "string",
             **_TRIGGER,
+            **_SOURCE,
             **_TIMES,
             "id": "string",
             "__operation": "string",
@@ -93,13 +99,6 @@ def profile_merges(schema: str) -> TableSpec:
         subject="canonical_segment_id",
         keys=("segment_id",),
     )
-
-
-_SOURCE = {
-    "triggering_event_source_id": "string",
-    "triggering_event_source_name": "string",
-    "triggering_event_source_slug": "string",
-}
 
 
 def profile_traits_updates(schema: str, columns: Sequence[str] = ()) -> TableSpec:

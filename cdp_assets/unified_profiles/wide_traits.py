@@ -6,7 +6,7 @@ remains, with all that the profile then has. Only profiles with entries that are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ibis
@@ -18,6 +18,7 @@ from cdp_assets.raw_events.tables import MESSAGES
 from cdp_assets.space.models import SpaceConfig
 from cdp_assets.space.naming import snake_case
 from cdp_assets.unified_profiles.external import is_trait_column
+from cdp_assets.unified_profiles.logs import source_columns
 from cdp_assets.unified_profiles.tables import (
     TRAIT_COLUMNS,
     TRAIT_ENTRIES,
@@ -194,14 +195,3 @@ def _last_by_name(updates: ir.Table, by: Sequence[str]) -> ir.Table:
     """Of several traits of one event that share a column, the last by name."""
     ranked = updates.mutate(_rank=ibis.row_number().over(group_by=list(by), order_by=ibis.desc("name")))
     return ranked.filter(ranked._rank == 0).drop("_rank")
-
-
-def source_columns(source: ir.StringValue, config: SpaceConfig) -> Mapping[str, ir.Value]:
-    """What a row says of the source of its event, from the source's key."""
-    named = {key: settings.name for key, settings in config.sources.items() if settings.name}
-    name = ibis.cases(*((source == key, name) for key, name in named.items()), else_=source) if named else source
-    return {
-        "triggering_event_source_id": source,
-        "triggering_event_source_name": name,
-        "triggering_event_source_slug": source,
-    }

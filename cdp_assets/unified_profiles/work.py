@@ -35,7 +35,7 @@ _BATCH_ROWS = 50_000
 class Work:
     """Scratch tables of one build.
 
-    ``entries``: (seq, entry_id, fingerprint, removes, type, event, received_at, timestamp, preferences). ``identifiers``: (seq,
+    ``entries``: (seq, entry_id, fingerprint, removes, type, event, source, received_at, timestamp, preferences). ``identifiers``: (seq,
     position, identifier_id, blocked). ``dictionary``: (identifier_type, identifier_value, identifier_id, blocked, known) of them.
     ``replaced``: (seq) of the entries as the last build numbered them, whose rows go; None when everything comes after it.
     ``before``: the identifiers as the last build numbered them (none when all is resolved ``anew``).
@@ -119,6 +119,7 @@ def known_entries(warehouse: Warehouse, settings: IdentitySettings, until: dt.da
         "removes": ibis.literal(False),
         "type": messages.type,
         "event": messages.event,
+        "source": messages.source,
         "timestamp": messages.timestamp,
         "preferences": fn.json_text(messages.context, "consent", "categoryPreferences"),
         "removed_type": ibis.null("string"),

@@ -78,6 +78,13 @@ def test_profile_traits_updates_has_a_row_per_identify_that_changed_a_trait_and_
         (other, "app", "app", "app", "identify"),
         (link, "app", "app", "app", "track"),
     ]
+    assert rows(people, "id_graph_updates", "triggering_event_id", said[0], said[2]) == [
+        (first, "web", "web"),
+        (other, "app", "app"),
+        (link, "app", "app"),
+    ]
+    mapped = rows(people, "external_id_mapping_updates", "triggering_event_id", said[0])
+    assert {(first, "web"), (other, "app")} <= set(mapped)
 
 
 def test_profile_traits_has_a_row_per_profile_ever_and_tombstones(people: People) -> None:
