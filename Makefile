@@ -29,7 +29,7 @@ ui: $(STAMP) ## open the Dagster UI on the demo's state: webserver, daemon, twin
 	@$(BIN)/cdp ui
 
 test: $(STAMP) ## run the whole suite
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-snowflake: $(STAMP) ## run the owl_bank comparison on a real Snowflake account named in the environment
 	@$(BIN)/python -m pytest tests/e2e/test_engines_agree.py --live-snowflake -rs

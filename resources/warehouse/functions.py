@@ -233,7 +233,8 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_TRY_TIMESTAMP": _snowflake_timestamp,
         "CDP_FINGERPRINT": _hashed("HASH"),
         "CDP_ISO_TEXT": _snowflake_iso_text,
-        "CDP_BYTE_LENGTH": lambda n: _call("OCTET_LENGTH", *_args(n)),
+        # Local servers tell a text from a binary value by the cast.
+        "CDP_BYTE_LENGTH": lambda n: _call("OCTET_LENGTH", exp.cast(_args(n)[0], exp.DataType.Type.VARCHAR)),
         "CDP_SORTED_JOIN": _listagg,
     },
     "bigquery": {

@@ -65,6 +65,7 @@ def test_neutral_functions_mean_the_same_everywhere(things: Warehouse) -> None:
             listed=fn.json_text(table.document, "list"),
             null=fn.json_text(table.document, "no"),
             absent=fn.json_text(table.document, "x", "y"),
+            bytes=fn.byte_length(fn.json_text(table.document, "a", "dotted.key")) + fn.byte_length(table.id),
         ),
         1,
     )[0]
@@ -77,6 +78,7 @@ def test_neutral_functions_mean_the_same_everywhere(things: Warehouse) -> None:
         "listed": "[1,2]",
         "null": None,
         "absent": None,
+        "bytes": 9,
     }
 
 

@@ -80,11 +80,11 @@ SQL = "kind: sql\nidentifier: user_id\nquery: SELECT user_id, 1 AS made FROM ban
         ),
         (
             f"{COUNTER}where:\n  all:\n    - {{property: n, operator: exists}}\n    - {{property: at, operator: before_date, value: soon}}",
-            "8: property at: the value of before_date is not an ISO-8601 date or instant (correct the operator or its value)",
+            "8: item 2 of 'all': the value of before_date is not a date (write YYYY-MM-DD or an ISO-8601 instant)",
         ),
         (
             f"{COUNTER}where:\n  any:\n    - {{context: page.url, operator: one_of, value: [a, 1]}}",
-            "7: context page.url: the values of one_of have different types (number, text) (correct the operator or its value)",
+            "7: item 1 of 'any': the values of one_of have different types (number, text) (write one type)",
         ),
         (f"{COUNTER}query: SELECT 1", "5: kind event_counter takes no 'query' (remove it, or write kind: sql)"),
         ("kind: sql\nidentifier: user_id", "3: kind sql needs 'query' (add it)"),
