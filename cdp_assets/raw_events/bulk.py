@@ -109,6 +109,7 @@ class Parser:
     def __init__(self, memory_limit: str | None = None) -> None:
         self._connection = duckdb.connect(config={"memory_limit": memory_limit} if memory_limit else {})
         self._connection.execute("SET TimeZone='UTC'")
+        self._connection.execute("SET enable_progress_bar=false")
         self._verdicts: dict[tuple[bytes, bytes], _Verdict] = {}
         self._numbers = itertools.count()
 

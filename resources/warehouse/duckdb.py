@@ -46,6 +46,8 @@ class DuckDBWarehouse(Warehouse):
         self._connection = self._open()
         self._connection.execute("SET TimeZone='UTC'")
         self._connection.execute("SET preserve_insertion_order=false")
+        # It would write into logs and between the lines of a command's own bar.
+        self._connection.execute("SET enable_progress_bar=false")
         if self.memory_limit:
             self._connection.execute(f"SET memory_limit='{self.memory_limit}'")
         self._create_views()
