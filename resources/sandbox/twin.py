@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -82,7 +83,7 @@ class Answer:
         return self.status, orjson.dumps(self.body), {"content-type": "application/json;charset=UTF-8", **self.headers}
 
 
-class Twin:
+class Twin(ABC):
     """Base of the twins. A subclass names its system, its routes (method, path, name of the handler), limits and sign-in paths."""
 
     system: ClassVar[str]
@@ -97,13 +98,13 @@ class Twin:
             (method, compile_path(path)[0], getattr(self, handler)) for method, path, handler in self.routes
         ]
 
+    @abstractmethod
     def handle(self, call: Call) -> Answer:
         """The answer, after whatever the call changes. Runs inside the request's transaction."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse(self, call: Call, kind: str, plan: Mapping[str, Any]) -> Answer:
         """The system's own form of a planned 429, 500, 503, expired_token or quota_exhausted."""
-        raise NotImplementedError
 
     def signs_in(self, path: str) -> bool:
         return bool(self.sign_in) and path.startswith(self.sign_in)
