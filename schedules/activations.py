@@ -47,9 +47,8 @@ def _schedule(space: Space, key: str, activation: Activation) -> dg.ScheduleDefi
     )
     def _tick(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         tick = context.scheduled_execution_time.astimezone(dt.UTC)
-        running = overlapping(context, name)
-        if running:
-            yield dg.SkipReason(f"run {running} of this schedule has not ended; the next tick takes its place")
+        if running := overlapping(context, name):
+            yield running
             return
         try:
             window = window_of(space.config, tick)

@@ -26,9 +26,8 @@ def build_data_graph_schedule(space: Space) -> dg.ScheduleDefinition:
     )
     def _tick(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         tick = context.scheduled_execution_time.astimezone(dt.UTC)
-        running = overlapping(context, name)
-        if running:
-            yield dg.SkipReason(f"run {running} of this schedule has not ended; the next tick takes its place")
+        if running := overlapping(context, name):
+            yield running
             return
         yield request(name, tick, tick, [key_of(space)], None)
 

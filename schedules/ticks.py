@@ -56,8 +56,8 @@ def default_status(config: SpaceConfig) -> dg.DefaultScheduleStatus:
     return dg.DefaultScheduleStatus.RUNNING if config.automation == "on" else dg.DefaultScheduleStatus.STOPPED
 
 
-def overlapping(context: dg.ScheduleEvaluationContext, name: str) -> str | None:
-    """The run of this schedule that has not ended, if any: a schedule never overlaps itself, the tick is then skipped."""
+def overlapping(context: dg.ScheduleEvaluationContext, name: str) -> dg.SkipReason | None:
+    """Why the tick is skipped while a run of this schedule has not ended: a schedule never overlaps itself."""
     unfinished = [
         dg.DagsterRunStatus.QUEUED,
         dg.DagsterRunStatus.NOT_STARTED,
@@ -66,7 +66,7 @@ def overlapping(context: dg.ScheduleEvaluationContext, name: str) -> str | None:
         dg.DagsterRunStatus.CANCELING,
     ]
     runs = context.instance.get_runs(dg.RunsFilter(tags={TAG_SCHEDULE: name}, statuses=unfinished), limit=1)
-    return runs[0].run_id if runs else None
+    return dg.SkipReason(f"run {runs[0].run_id} of this schedule has not ended; the next tick takes its place") if runs else None
 
 
 def closed_before(context: dg.ScheduleEvaluationContext, name: str, partition: str) -> bool:
