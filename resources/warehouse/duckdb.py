@@ -6,6 +6,7 @@ declares, and the configuration is locked, so that user SQL cannot read or write
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -138,7 +139,7 @@ class DuckDBWarehouse(Warehouse):
         except duckdb.Error as error:
             # A view whose files are gone exists, and cannot be read.
             raise WarehouseError(f"table {ref}: {_first_line(error)}") from None
-        return ibis.schema({str(row[0]).lower(): DuckDBType.from_string(row[1]) for row in described})
+        return ibis.schema({str(row[0]).lower(): _type(row[1]) for row in described})
 
     def _catalogue_of(self, schema: str) -> dict[TableRef, ibis.Schema]:
         rows = self._connection.execute(
@@ -148,7 +149,7 @@ class DuckDBWarehouse(Warehouse):
         ).fetchall()
         found: dict[TableRef, dict[str, ibis_types.DataType]] = {}
         for table, name, kind in rows:
-            found.setdefault(TableRef(schema, str(table).lower()), {})[str(name).lower()] = DuckDBType.from_string(kind)
+            found.setdefault(TableRef(schema, str(table).lower()), {})[str(name).lower()] = _type(kind)
         return {ref: ibis.schema(columns) for ref, columns in found.items()}
 
     def list_tables(self, schema: str) -> list[TableRef]:
@@ -159,6 +160,12 @@ class DuckDBWarehouse(Warehouse):
 
     def close(self) -> None:
         self._stack.close()
+
+
+@functools.cache
+def _type(name: str) -> ibis_types.DataType:
+    """A column's type by its name in the catalogue. Parsing one takes longer than reading it."""
+    return DuckDBType.from_string(name)
 
 
 def _first_line(error: Exception) -> str:
