@@ -68,7 +68,8 @@ def deliver(delivery: Delivery) -> DeliveryReport:
         if delivery.progress:
             delivery.progress(len(batch))
         parked = {a.not_before: a.reason for a in answers if a.status == Outcome.waiting and a.not_before is not None}
-        if parked:
+        # One record that has to wait, for a lock say, is no reason for the others to.
+        if parked and all(a.status == Outcome.waiting and a.not_before is not None for a in answers):
             not_before = max(parked)
             _park(delivery, report, parked[not_before] or "parked", not_before)
             break

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from cdp_assets.destination_syncs.deliver import Delivery, DeliveryReport, deliver
 from cdp_assets.destination_syncs.journal import Journal
-from resources.destinations import Action, DestinationConfigError, Outcome
+from resources.destinations import Action, DestinationConfigError, Operation, Outcome
 from tests.destination_syncs.lab import START, Crash, FakeDestination, all_answer, capabilities, crash, no_answer
 
 TOKEN = "sync-1"
@@ -97,6 +97,19 @@ def test_a_quota_parks_the_rest_and_nobody_waits_for_it(journal: Journal) -> Non
     answers = [row for page in journal.answers(TOKEN) for row in page.to_pylist()]
     assert {row["not_before"] for row in answers[2:]} == {later.replace(tzinfo=None)}
     assert [row["attempted_at"] is not None for row in answers] == [True] * 4 + [False] * 2
+
+
+def test_one_record_that_waits_does_not_park_its_neighbours(journal: Journal) -> None:
+    fill(journal, list("abcd"))
+
+    def locked(fake: FakeDestination, operations: list[Operation]) -> list[Outcome]:
+        row = Outcome(operations[0].id, "waiting", "UNABLE_TO_LOCK_ROW", START + dt.timedelta(minutes=1))
+        return [row, *(fake.take(operation) for operation in operations[1:])]
+
+    destination = FakeDestination(capabilities(rows=2), script=[locked])
+    report = send(journal, destination)
+    assert report.parked == ""
+    assert report.statuses == {"waiting": 1, "delivered": 3}
 
 
 def test_a_dead_destination_is_left_after_three_batches(journal: Journal) -> None:
