@@ -298,7 +298,6 @@ class Wire:
 
     def _once(self, method: str, url: str, writes: bool, judge: Judge, request: Mapping[str, Any]) -> httpx.Response:
         self.account.enter()
-        lost = "unknown" if writes else "waiting"
         failure: Exception
         try:
             response = self._client.request(method, url, **request)
@@ -307,11 +306,16 @@ class Wire:
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             failure = TryAgainError("not_connected")
         except httpx.TimeoutException:
-            failure = CallFailedError(lost, "no_answer", maybe_applied=writes)  # type: ignore[arg-type]
+            failure = _lost("no_answer", writes)
         except httpx.HTTPError:
-            failure = CallFailedError(lost, "connection_lost", maybe_applied=writes)  # type: ignore[arg-type]
+            failure = _lost("connection_lost", writes)
         # Raised outside of the handler, so that httpx's exception with its URL is not kept as context.
         raise failure
+
+
+def _lost(code: str, writes: bool) -> Exception:
+    """A call without an answer: a write may have been carried out; a read can be asked again."""
+    return CallFailedError("unknown", code, maybe_applied=True) if writes else TryAgainError(code)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
