@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export CDP_HOME := $(HOME_DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-snowflake bench lint format lock schemas clean
+.PHONY: help install demo ui test test-faults test-snowflake bench lint format lock schemas clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -28,8 +28,11 @@ demo: $(STAMP) ## generate data, start the twins, run every asset, deliver, and 
 ui: $(STAMP) ## open the Dagster UI on the demo's state: webserver, daemon, twins, sensors and schedules on
 	@$(BIN)/cdp ui
 
-test: $(STAMP) ## run the whole suite
-	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## run the suite, but for what test-faults runs
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --ignore tests/faults
+
+test-faults: $(STAMP) ## kill the process at every write and send, and let a third of all calls go wrong
+	@$(BIN)/python -m pytest -n auto tests/faults
 
 test-snowflake: $(STAMP) ## run the owl_bank comparison on a real Snowflake account named in the environment
 	@$(BIN)/python -m pytest tests/e2e/test_engines_agree.py --live-snowflake -rs

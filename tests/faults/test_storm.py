@@ -1,0 +1,61 @@
+"""A third of all calls goes wrong, in every way; everything deliverable is delivered, and every key is accounted for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.faults.killing import in_child
+from tests.faults.world import BAD, SYSTEMS, World
+
+KINDS = (
+    {"kind": "429"},
+    {"kind": "commit_then_drop"},
+    {"kind": "500"},
+    {"kind": "partial_failure", "rows": 0.4, "seed": 7},
+    {"kind": "timeout_before_commit", "seconds": 2},
+    {"kind": "429", "retry_after": 1},
+    {"kind": "expired_token"},
+    {"kind": "quota_exhausted"},
+    {"kind": "503"},
+)
+# Three calls in ten, each time another way.
+HIT = [number for number in range(1, 400) if number % 10 in (2, 5, 8)]
+STORM = [{**kind, "nth": HIT[place :: len(KINDS)]} for place, kind in enumerate(KINDS)]
+PEOPLE = [f"p{n}" for n in range(90)]
+MOST_SYNCS = 24
+
+
+@pytest.mark.parametrize("system", [name for name, system in SYSTEMS.items() if system.when == "enters_or_exits"])
+def test_everything_deliverable_is_delivered(tmp_path: Path, twins: tuple[str, Path], system: str) -> None:
+    chance = random.Random(system)
+    world = World(tmp_path, twins[0], SYSTEMS[system], rows=8, settings={"timeout_seconds": 0.4, "retry_seconds": 0.5})
+    world.fault(*STORM)
+    bad = set(chance.sample(PEOPLE, 3))
+    world.change({p: BAD if p in bad else 1 for p in PEOPLE}, dict.fromkeys(PEOPLE, True))
+    settle(world)
+    wanted = {p: BAD if p in bad else chance.choice([1, 2]) for p in PEOPLE if chance.random() < 0.8}
+    withdrawn = set(chance.sample(PEOPLE, 10))
+    world.change(wanted, dict.fromkeys(withdrawn, False))
+    settle(world)
+    right = {f"{p}@x.org": value for p, value in wanted.items() if p not in withdrawn | bad}
+    assert world.held() == right
+    calls = world.calls()
+    assert {call["fault"] for call in calls} - {None} == {kind["kind"] for kind in KINDS}
+    # Where no fault struck, no limit of the system's was overstepped.
+    assert not [call for call in calls if call["fault"] is None and call["status"] in (429, 503)]
+
+
+def settle(world: World) -> None:
+    """Sync twice a day, each in a process of its own, until nothing is left to try."""
+    for number in range(MOST_SYNCS):
+        world.now += dt.timedelta(hours=11)
+        result = in_child(lambda: world.sync(f"storm {number}"))
+        assert result.considered == result.accounted
+        assert not result.hold, result.hold
+        if not (result.waiting or result.unknown):
+            return
+    raise AssertionError(f"after {MOST_SYNCS} syncs {result.waiting} keys wait and {result.unknown} are unknown")
