@@ -3,8 +3,9 @@
 Only traits and audiences are ever backfilled, never payloads or syncs: nothing is sent by it.
 """
 
+import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -13,8 +14,10 @@ import dagster as dg
 
 from cdp_assets.dagster_internals import running_backfills, subset_run_request
 from cdp_assets.dagster_support import META_REVISION, asset_key, partitions_of
+from cdp_assets.space.models import SpaceConfig
 from cdp_assets.space.revisions import audience_revision, trait_revision
 from cdp_assets.space.space import Space, SpaceError
+from cdp_assets.space.time import window_by_key
 from resources.space import load
 
 TAG_SENSOR = "cdp/sensor"
@@ -81,6 +84,17 @@ def stale(
     return found
 
 
+def kept(config: SpaceConfig, asset: str, partitions: Iterable[str]) -> list[str]:
+    """Those of an asset's built partitions that retention has not dropped: a build of an older one would be refused."""
+    found = sorted(partitions)
+    if config.retention_days is None or not asset.startswith("linked_audiences/") or not found:
+        return found
+    # The newest build may have been made at any instant of its window, at the latest at its end.
+    windows = [window_by_key(config, key) for key in found]
+    oldest = max(window.end for window in windows) - dt.timedelta(days=config.retention_days)
+    return [window.key for window in windows if window.end > oldest]
+
+
 def changed_keys(loaded: Space, current: Space) -> tuple[list[str], list[str]]:
     """(added, removed) trait, audience and activation keys since the location was loaded; they need a reload."""
 
@@ -125,10 +139,10 @@ def build_data_graph_sensor(space: Space, directory: Path) -> dg.SensorDefinitio
         read_builds(context.instance, space.name, now, memory)
         memory.forget_other_requests(now)
         # After a change of the space's partitions, keys of the former kind are no partitions any more.
-        built = {
-            asset: {key: revision for key, revision in found.items() if partitions.has_partition_key(key)}
-            for asset, found in memory.partitions.items()
-        }
+        built = {}
+        for asset, found in memory.partitions.items():
+            standing = kept(current.config, asset, (key for key in found if partitions.has_partition_key(key)))
+            built[asset] = {key: found[key] for key in standing}
         wanted = stale(built, now, memory.asked)
         note = (
             f"reload the location: added {', '.join(added) or 'none'}; removed {', '.join(removed) or 'none'}"

@@ -16,6 +16,18 @@ from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
 from cdp_assets.computed_traits.tables import stored_values
 from cdp_assets.data_graph.model import TraitJoin
 from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, People, compile_audience, events_of, nodes_of
+from cdp_assets.linked_audiences.history import (
+    Built,
+    Earlier,
+    after,
+    before,
+    builds_of,
+    drop_old,
+    members_before,
+    moved_people,
+    record_transitions,
+    refuse_dropped,
+)
 from cdp_assets.linked_audiences.tables import (
     AUDIENCE_CONTEXT,
     AUDIENCE_MEMBERS,
@@ -25,7 +37,7 @@ from cdp_assets.linked_audiences.tables import (
     TABLES,
     stored_members,
 )
-from cdp_assets.space.builds import record_build
+from cdp_assets.space.builds import KIND_CURRENT, record_build
 from cdp_assets.space.conditions import audience_references, trait_references
 from cdp_assets.space.errors import cause
 from cdp_assets.space.models import Audience
@@ -46,7 +58,8 @@ class AudienceResult:
     earlier build (the previous build of the same partition, or else of an earlier as_of; everybody at the first), a profile that
     merged counting as the one that it is part of now. ``error``: why it failed; ``skipped_because``: what it needed and did not
     get. In both cases its previous partition is kept and the counts are 0. Of an audience of entities ``target_entities`` counts the
-    distinct entities and ``target_pairs`` those with each of their profiles; else they are None.
+    distinct entities and ``target_pairs`` those with each of their profiles; else they are None. ``dropped``: partitions whose members
+    and context the space's retention let go.
     """
 
     members: int = 0
@@ -57,6 +70,7 @@ class AudienceResult:
     skipped_because: str | None = None
     target_entities: int | None = None
     target_pairs: int | None = None
+    dropped: int = 0
 
     @property
     def built(self) -> bool:
@@ -110,7 +124,9 @@ class _Build:
     run_id: str
     revisions: Mapping[str, str]
     people: People
+    scratch: ExitStack
     counts: dict[TableRef, int] = field(default_factory=dict)
+    moves: dict[tuple[dt.datetime, dt.datetime], ir.Table] = field(default_factory=dict)
 
     def compiled(self, key: str) -> CompiledAudience:
         return compile_audience(
@@ -122,6 +138,17 @@ class _Build:
             trait_values=lambda trait: stored_values(self.warehouse, trait, self.window.key),
             people=self.people,
         )
+
+    def built(self, key: str) -> Built:
+        """What this build makes of an audience."""
+        return Built(self.window.key, self.as_of, self.revisions[key], KIND_CURRENT)
+
+    def moved(self, since: dt.datetime, until: dt.datetime) -> ir.Table:
+        """:func:`history.moved_people`, computed once for all audiences."""
+        if (since, until) not in self.moves:
+            moved = moved_people(self.warehouse, self.space.graph, since, until)
+            self.moves[since, until] = self.scratch.enter_context(self.warehouse.staged(moved))
+        return self.moves[since, until]
 
 
 def build_audiences(
@@ -154,7 +181,7 @@ def build_audiences(
             events=[event for key in ordered for event in events_of(space.audiences[key])],
             keep=(lambda e: stack.enter_context(warehouse.staged(e))) if shared else (lambda e: e),
         )
-        build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people)
+        build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack)
         there = _built_already(warehouse, window)
         for key in ordered:
             try:
@@ -201,10 +228,16 @@ def _missing(
 
 def _build_one(build: _Build, key: str) -> AudienceResult:
     warehouse = build.warehouse
+    builds = builds_of(warehouse, key)
+    refuse_dropped(builds, build.as_of, build.space.config.retention_days)
     compiled = build.compiled(key)
-    with warehouse.staged(compiled.members) as members:
+    with (
+        warehouse.staged(compiled.members) as members,
+        members_before(warehouse, key, builds, build.window.key, build.as_of) as earlier,
+    ):
         path_rows = _path_rows(build, compiled.tables)
-        counts = _changes(build, key, members)
+        counts = _changes(build, key, members, builds)
+        recording = _transitions(build, key, builds, earlier)
         stamp = {
             "audience": ibis.literal(key),
             "partition_key": ibis.literal(build.window.key),
@@ -219,6 +252,9 @@ def _build_one(build: _Build, key: str) -> AudienceResult:
             warehouse.append(PATH_ROWS.ref, _path_row_table(build, key, path_rows))
             entities = _entities(build, key)
             target = _target(build, key)
+            for partition, since, moved in recording:
+                record_transitions(warehouse, build.space.graph, key, partition, since, moved)
+            dropped = drop_old(warehouse, key, _others(build, builds), build.as_of, build.space.config.retention_days)
             _check_size(counts["members"] + entities)
             record_build(
                 warehouse,
@@ -238,7 +274,21 @@ def _build_one(build: _Build, key: str) -> AudienceResult:
         counts["departed"],
         target_entities=target[0] if target else None,
         target_pairs=target[1] if target else None,
+        dropped=dropped,
     )
+
+
+def _transitions(
+    build: _Build, key: str, builds: Sequence[Built], earlier: Earlier | None
+) -> list[tuple[Built, Earlier | None, ir.Table | None]]:
+    """(partition, what it is compared with, who moved between): this partition's, and those of the next, which stands on it."""
+    mine = build.built(key)
+    found = [(mine, earlier, build.moved(earlier.built.as_of, mine.as_of) if earlier else None)]
+    later = after(_others(build, builds), mine.as_of)
+    if later is not None:
+        members = stored_members(build.warehouse, key, mine.partition_key)
+        found.append((later, Earlier(mine, members), build.moved(mine.as_of, later.as_of)))
+    return found
 
 
 def _check_size(rows: int) -> None:
@@ -249,11 +299,16 @@ def _check_size(rows: int) -> None:
         )
 
 
-def _changes(build: _Build, key: str, members: ir.Table) -> dict[str, int]:
+def _others(build: _Build, builds: Sequence[Built]) -> list[Built]:
+    """The builds of other partitions."""
+    return [built for built in builds if built.partition_key != build.window.key]
+
+
+def _changes(build: _Build, key: str, members: ir.Table, builds: Sequence[Built]) -> dict[str, int]:
     """members, entered, departed: the new members against those of the newest earlier build."""
     warehouse = build.warehouse
     now = members.select(PROFILE, was=ibis.literal(0), now=ibis.literal(1))
-    earlier = _earlier_partition(build, key)
+    earlier = _earlier_partition(build, builds)
     if earlier is not None:
         old = stored_members(warehouse, key, earlier)
         ids = canonical_ids_as_of(warehouse, build.space.graph, build.as_of)
@@ -270,14 +325,12 @@ def _changes(build: _Build, key: str, members: ir.Table) -> dict[str, int]:
     return {name: int(value or 0) for name, value in warehouse.rows(counted, 1)[0].items()}
 
 
-def _earlier_partition(build: _Build, key: str) -> str | None:
+def _earlier_partition(build: _Build, builds: Sequence[Built]) -> str | None:
     """The partition of the audience's newest earlier build: this one when it is rebuilt, else the newest of an earlier as_of."""
-    builds = build.warehouse.table(BUILDS.ref)
-    mine = builds.filter(builds.asset == key)
-    earlier = mine.filter((mine.partition_key == build.window.key) | (mine.as_of < timestamp_literal(build.as_of)))
-    this = ibis.ifelse(earlier.partition_key == build.window.key, 0, 1)
-    rows = build.warehouse.rows(earlier.mutate(this=this).order_by("this", ibis.desc("as_of")).select("partition_key"), 1)
-    return rows[0]["partition_key"] if rows else None
+    if any(built.partition_key == build.window.key for built in builds):
+        return build.window.key
+    earlier = before(builds, build.as_of)
+    return earlier.partition_key if earlier else None
 
 
 def _path_rows(build: _Build, tables: Sequence[TableRef]) -> dict[TableRef, int]:

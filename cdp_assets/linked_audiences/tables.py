@@ -26,6 +26,15 @@ AUDIENCE_CONTEXT = TableSpec(
     subject="canonical_segment_id",
     keys=("audience", "partition_key", "canonical_segment_id", "path", "entity_id", "parent_entity_id"),
 )
+AUDIENCE_TRANSITIONS = TableSpec(
+    TableRef(SCHEMA, "audience_transitions"),
+    {**_BUILD, "canonical_segment_id": "string", "change": "string", "why": "string", "since": "timestamp"},
+    "Who entered and left an audience (change: entered, left) with each of its partitions, since the partition built before it, as of "
+    "since (NULL: the first, all entered), and why: data, identity (profiles merged or were told apart) or definition. Kept when "
+    "members and context are dropped after the space's retention.",
+    subject="canonical_segment_id",
+    keys=("audience", "partition_key", "canonical_segment_id"),
+)
 PATH_ROWS = TableSpec(
     TableRef(SCHEMA, "path_rows"),
     {**_BUILD, "table_name": "string", "rows": "int64"},
@@ -35,7 +44,7 @@ PATH_ROWS = TableSpec(
 )
 BUILDS = builds_spec(SCHEMA)
 
-TABLES = (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, PATH_ROWS, BUILDS)
+TABLES = (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, AUDIENCE_TRANSITIONS, PATH_ROWS, BUILDS)
 
 
 def stored_members(warehouse: Warehouse, audience: str, partition_key: str) -> ir.Table:

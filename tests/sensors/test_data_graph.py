@@ -220,6 +220,13 @@ def test_builds_from_before_the_space_began_are_no_partitions_any_more(built: St
     assert reloaded.tick("data_graph").asked == {OVERDUE: [DAYS[4]], ACTIVE: DAYS[2:4]}
 
 
+def test_partitions_that_retention_has_dropped_are_not_asked_for(built: Stage) -> None:
+    built.edit("space.yaml", "start_date: 2026-01-01", "start_date: 2026-01-01\nretention_days: 2")
+    built.edit("audiences/overdue.yaml", "value: 0", "value: 100")
+    # OVERDUE's newest partition ends on the 6th, ACTIVE's on the 5th: kept is what ends within two days before.
+    assert built.tick("data_graph").asked == {OVERDUE: [DAYS[4]], ACTIVE: DAYS[2:4]}
+
+
 def test_its_selection_holds_every_trait_and_audience_and_nothing_that_sends(mini: Stage) -> None:
     sensor = mini.definitions.resolve_sensor_def("mini__data_graph")
     assert sensor.asset_selection is not None
