@@ -133,7 +133,7 @@ def compile_audience(
 ) -> CompiledAudience:
     """The audience as expressions at ``as_of``. Raises ConditionError for what does not fit graph, tables or types, MissingTableError."""
     people = people or People(warehouse, space.graph, as_of, events=events_of(audience))
-    compiler = _Compiler(warehouse, space, as_of, people, members_of, trait_values)
+    compiler = Compiler(warehouse, space, as_of, people, members_of, trait_values)
     return CompiledAudience(
         compiler.members(audience),
         tuple(sorted(tables_of(space.graph, audience))),
@@ -202,7 +202,9 @@ def nodes_of(graph: DataGraph, audience: Audience) -> list[Node]:
     return [node for group in audience.groups for node in walk(group.conditions, None)]
 
 
-class _Compiler:
+class Compiler:
+    """Conditions as expressions over the people of one instant."""
+
     def __init__(
         self,
         warehouse: Warehouse,
@@ -263,15 +265,25 @@ class _Compiler:
         return rows.select(PROFILE, value=rows["value_number" if trait.value_type == "number" else "value_text"])
 
     def _trait(self, profile: ir.StringValue, condition: TraitCondition) -> ir.BooleanValue:
-        rows, trait = self._trait_rows(condition.trait), self.traits.get(condition.trait)
-        value = rows["value"]
-        wanted = positive(condition)
-        listed = trait is not None and trait.value_type == "list" and wanted.operator is not Operator.exists
-        hits = rows.filter(_list_holds(value, wanted, condition.trait) if listed else compare(value, wanted, self.as_of))
+        rows = self._trait_rows(condition.trait)
+        hits = rows.filter(self._trait_hit(rows, condition))
         inside = profile.isin(hits[PROFILE])
-        return ~inside if negates(condition) != (condition.without_trait is not None) else inside
+        return ~inside if flips(condition) else inside
+
+    def _trait_hit(self, rows: ir.Table, condition: TraitCondition) -> ir.BooleanValue:
+        """Whether a trait's value meets the comparison, or its opposite where that is true of a missing trait."""
+        trait, wanted = self.traits.get(condition.trait), positive(condition)
+        if trait is not None and trait.value_type == "list" and wanted.operator is not Operator.exists:
+            return _list_holds(rows["value"], wanted, condition.trait)
+        return compare(rows["value"], wanted, self.as_of)
 
     def _events(self, condition: EventCondition) -> ir.Table:
+        rows, verdicts, window = self._judged_events(condition)
+        joined = joined_by("any" if condition.where is not None and condition.where.any is not None else "all", verdicts)
+        return rows.filter(joined & window)
+
+    def _judged_events(self, condition: EventCondition) -> tuple[ir.Table, list[ir.BooleanValue], ir.BooleanValue]:
+        """Events of the condition's name, whether they meet each of its filters, and whether they are within its window."""
         rows = self.people.events
         rows = rows.filter(rows["event"] == condition.event)
         filters = filters_of(condition.where)
@@ -290,16 +302,9 @@ class _Compiler:
             )
             for wanted in filters
         ]
-        kept = [joined_by("any" if condition.where is not None and condition.where.any is not None else "all", verdicts)]
-        if condition.within:
-            edges = self.as_of - condition.within.delta, self.as_of
-            kept.append(rows["timestamp"].between(*map(timestamp_literal, edges)))
-        if condition.between:
-            far, near = (
-                dt.timedelta(**{condition.between.unit.value: n}) for n in (condition.between.from_, condition.between.to)
-            )
-            kept.append(rows["timestamp"].between(*map(timestamp_literal, (self.as_of - far, self.as_of - near))))
-        return rows.filter(ibis.and_(*kept))
+        edges = window_edges(condition, self.as_of)
+        window = rows["timestamp"].between(*map(timestamp_literal, edges)) if edges else ibis.literal(True)
+        return rows, verdicts, window
 
     # -- context ---------------------------------------------------------------------------------------------------
 
@@ -326,6 +331,21 @@ class _Compiler:
         elif audience.match == "any" and len(audience.groups) > 1:
             return members.filter(self._group(members[PROFILE], group))
         return members
+
+
+def flips(condition: TraitCondition) -> bool:
+    """Whether the condition holds of a profile without the trait: then it holds where the opposite comparison does not."""
+    return negates(condition) != (condition.without_trait is not None)
+
+
+def window_edges(condition: EventCondition, as_of: dt.datetime) -> tuple[dt.datetime, dt.datetime] | None:
+    """The first and last instant of the condition's window, both within it; None without one."""
+    if condition.within:
+        return as_of - condition.within.delta, as_of
+    if condition.between:
+        far, near = (dt.timedelta(**{condition.between.unit.value: n}) for n in (condition.between.from_, condition.between.to))
+        return as_of - far, as_of - near
+    return None
 
 
 def _united(pieces: Sequence[ir.Table]) -> ir.Table:

@@ -67,7 +67,15 @@ class EntityRows:
 
     def of_profiles(self, node: Node, condition: EntityCondition) -> ir.Table:
         """Passing rows of a node below the profile with ``cdp_profile``; a row as often as it has profiles."""
-        join, table = node.join, self._table(node)
+        table = self._table(node)
+        if not self._above(condition, None):
+            return self._joined_to_profiles(node, self._passing(table, node, condition), condition).drop("cdp_value")
+        rows = self._joined_to_profiles(node, table, condition).drop("cdp_value")
+        return self._passing(rows, node, condition)
+
+    def _joined_to_profiles(self, node: Node, table: ir.Table, condition: EntityCondition) -> ir.Table:
+        """Rows of a node below the profile with ``cdp_profile``, the value that joins them (``cdp_value``), and traits that are compared."""
+        join = node.join
         if isinstance(join, ExternalIdJoin):
             found = self.identifiers()
             found = found.filter(found["type"] == join.type)
@@ -76,16 +84,12 @@ class EntityRows:
             links = self._trait_texts(join.name)
         else:
             raise ConditionError(f"relationship {node.path} is below the profile and needs external_id or trait")
-        needed = self._above(condition, None)
-        if not needed:
-            table = self._passing(table, node, condition)
-        for trait in needed:
+        for trait in self._above(condition, None):
             values = self.trait(trait.name)
             values = values.select(cdp_of=values[PROFILE], **{self._name(trait): values["value"]})
             links = links.left_join(values, links["cdp_profile"] == values["cdp_of"]).drop("cdp_of")
         key = key_text(column_of(table, join.join_key, node))
-        rows = links.join(table, links["cdp_value"] == key).drop("cdp_value")
-        return self._passing(rows, node, condition) if needed else rows
+        return links.join(table, links["cdp_value"] == key)
 
     def _trait_texts(self, name: str) -> ir.Table:
         """(cdp_profile, cdp_value): a trait as text, to be joined with; of numbers only the whole ones."""
@@ -120,11 +124,15 @@ class EntityRows:
 
     def _filters(self, rows: ir.Table, node: Node, condition: EntityCondition) -> ir.BooleanValue:
         where = condition.where
-        verdicts = [
-            compare(column_of(rows, wanted.column, node), wanted, self.as_of, self._other(rows, node, wanted))
-            for wanted in filters_of(where)
-        ]
+        verdicts = self._filter_verdicts(rows, node, condition)
         return joined_by("any" if where is not None and where.any is not None else "all", verdicts)
+
+    def _filter_verdicts(self, rows: ir.Table, node: Node, condition: EntityCondition) -> list[ir.BooleanValue]:
+        """Whether rows meet each of the condition's own filters."""
+        return [
+            compare(column_of(rows, wanted.column, node), wanted, self.as_of, self._other(rows, node, wanted))
+            for wanted in filters_of(condition.where)
+        ]
 
     def _plain_nested(self, rows: ir.Table, parent: Node, condition: EntityCondition) -> ir.BooleanValue:
         """Whether rows of a parent entity have so many children that pass, where these depend on nothing above."""
