@@ -18,7 +18,7 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cdp_assets import cli_graph, cli_identity, cli_privacy
+from cdp_assets import cli_audiences, cli_graph, cli_identity, cli_privacy
 from cdp_assets.cli_ledger import ledger_app
 from cdp_assets.cli_replay import replay_app
 from cdp_assets.cli_support import (
@@ -45,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(ledger_app, name="ledger")
+cli_audiences.register(app)
 cli_graph.register(app)
 cli_privacy.register(app)
 cli_identity.register(app)
@@ -145,70 +146,6 @@ def print_summary(title: str, summary: dict[str, Any]) -> None:
 
 def _total(count: Any) -> int:
     return sum(count.values()) if isinstance(count, dict) else int(count)
-
-
-@app.command()
-def preview(
-    audience: str,
-    space: SpaceOption,
-    as_of: AsOfOption = None,
-    home: HomeOption = None,
-    sample: Annotated[int, typer.Option(help="Members to show.")] = 10,
-    unmask: Annotated[bool, typer.Option(help="Show personal values.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Count and sample an audience without writing anything."""
-    from cdp_assets.computed_traits.inline import inline_values
-    from cdp_assets.linked_audiences.preview import preview as preview_audience
-
-    loaded, _, opened = open_space(space, home)
-    require_known(loaded.audiences, audience, "audience")
-    instant = instant_of(as_of) or dt.datetime.now(dt.UTC)
-    with opened as warehouse:
-        found = preview_audience(
-            warehouse,
-            loaded,
-            audience,
-            instant,
-            sample=sample,
-            show_personal=unmask,
-            inline_traits=inline_values(warehouse, loaded, instant),
-        )
-    if as_json:
-        sys.stdout.write(json.dumps(found.to_json(), default=str) + "\n")
-    else:
-        out.print(found.to_text(), markup=False, highlight=False)
-
-
-@app.command()
-def sql(
-    audience: str,
-    space: SpaceOption,
-    dialect: Annotated[str, typer.Option(help="duckdb, snowflake, databricks or bigquery.")] = "duckdb",
-    home: HomeOption = None,
-) -> None:
-    """Print the compiled query of an audience."""
-    from cdp_assets.linked_audiences.sql import audience_sql
-
-    loaded, _, opened = open_space(space, home)
-    require_known(loaded.audiences, audience, "audience")
-    with opened as warehouse:
-        sys.stdout.write(audience_sql(loaded, audience, dialect, warehouse) + "\n")
-
-
-@app.command()
-def query(audience: str, space: SpaceOption) -> None:
-    """Print an audience's conditions in Segment's query language."""
-    from cdp_assets.space.query import QueryError
-    from cdp_assets.space.query.printer import print_query
-    from resources.space import load
-
-    loaded = load(space)
-    require_known(loaded.audiences, audience, "audience")
-    try:
-        sys.stdout.write(print_query(loaded.audiences[audience]) + "\n")
-    except QueryError as error:
-        raise CommandError(f"audience {audience} has no query text: {error}") from None
 
 
 @app.command("map")

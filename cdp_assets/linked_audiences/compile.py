@@ -111,7 +111,7 @@ class People:
     @cached_property
     def traits(self) -> ir.Table:
         """(canonical_segment_id, name, value) from identify calls"""
-        return self._keep(traits_as_of(*self._source))
+        return self._keep(traits_as_of(*self._source).select(PROFILE, "name", "value"))
 
     @cached_property
     def events(self) -> ir.Table:

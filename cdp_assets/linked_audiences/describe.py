@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.conditions import filters_of
+from cdp_assets.space.documents import Place
 from cdp_assets.space.models import (
     Audience,
     AudienceCondition,
@@ -56,63 +57,102 @@ _QUANTIFIERS = {"at_least": "at least", "exactly": "exactly", "at_most": "at mos
 
 @dataclass(frozen=True)
 class Line:
-    """A condition in words and what stands below it."""
+    """A condition in words, where it stands in the file, and what stands below it. () is the whole audience; None: no condition."""
 
     text: str
+    place: Place | None
     below: tuple[Line, ...] = ()
 
 
 def condition_tree(space: Space, audience: Audience) -> str:
     """The conditions of an audience as a box-drawing tree, one line per condition and filter."""
-    groups = tuple(
-        Line(f"group {number}: {_joined(group.match)}", tuple(_condition(space.graph, c, None) for c in group.conditions))
-        for number, group in enumerate(audience.groups, 1)
-    )
+    return "\n".join(drawn(condition_lines(space, audience), lambda line: line.text))
+
+
+def condition_lines(space: Space, audience: Audience) -> Line:
+    """The conditions of an audience in words. The filters of one condition, or its nested ones, joined by any, have a line above them."""
+    groups = []
+    for index, group in enumerate(audience.groups):
+        place: Place = ("groups", index)
+        conditions = tuple(
+            _condition(space.graph, condition, None, (*place, "conditions", n)) for n, condition in enumerate(group.conditions)
+        )
+        groups.append(Line(f"group {index + 1}: {_joined(group.match)}", place, conditions))
+    target = f"an audience of {audience.target_entity}\n" if audience.target_entity else ""
     if len(groups) == 1:
-        root = Line(_joined(audience.groups[0].match), groups[0].below)
-    else:
-        root = Line(_joined(audience.match).replace("conditions", "groups"), groups)
-    target = [f"an audience of {audience.target_entity}"] if audience.target_entity else []
-    return "\n".join([*target, root.text, *_drawn(root.below, "")])
+        return Line(target + _joined(audience.groups[0].match), (), groups[0].below)
+    return Line(target + _joined(audience.match).replace("conditions", "groups"), (), tuple(groups))
 
 
-def _drawn(lines: Sequence[Line], indent: str) -> Iterator[str]:
-    for index, line in enumerate(lines):
-        last = index == len(lines) - 1
-        yield f"{indent}{'└─ ' if last else '├─ '}{line.text}"
-        yield from _drawn(line.below, indent + ("   " if last else "│  "))
+class Tree(Protocol):
+    """Anything with more of its kind below it."""
+
+    @property
+    def below(self) -> Sequence[Self]: ...
+
+
+T = TypeVar("T", bound=Tree)
+
+
+def drawn(root: T, text: Callable[[T], str]) -> Iterator[str]:
+    """The lines of a tree with box characters before them; ``text`` is what is written of each."""
+
+    def walk(lines: Sequence[T], indent: str) -> Iterator[str]:
+        for index, line in enumerate(lines):
+            last = index == len(lines) - 1
+            yield f"{indent}{'└─ ' if last else '├─ '}{text(line)}"
+            yield from walk(line.below, indent + ("   " if last else "│  "))
+
+    yield text(root)
+    yield from walk(root.below, "")
+
+
+def lines_of(root: Line) -> Iterator[Line]:
+    """All lines of a tree, top to bottom."""
+    yield root
+    for line in root.below:
+        yield from lines_of(line)
+
+
+def trail_text(root: Line, place: Place) -> str:
+    """The condition at a place, with those that it stands below."""
+    trail = [line for line in lines_of(root) if line.place and len(line.place) > 2 and place[: len(line.place)] == line.place]
+    return " › ".join(line.text.removesuffix(" where") for line in trail)
 
 
 def _joined(match: str) -> str:
     return "all of these conditions" if match == "all" else "any of these conditions"
 
 
-def _condition(graph: DataGraph, condition: Condition, parent: str | None) -> Line:
+def _condition(graph: DataGraph, condition: Condition, parent: str | None, place: Place) -> Line:
     match condition:
         case EntityCondition():
-            return _entity(graph, condition, parent)
+            return _entity(graph, condition, parent, place)
         case TraitCondition():
             words = f"trait {condition.trait} {_comparison(condition)}"
-            return Line(words if condition.with_trait else f"not: {words}")
+            return Line(words if condition.with_trait else f"not: {words}", place)
         case EventCondition():
             verb = "did not perform" if condition.without_event else "performed"
             often = "" if condition.without_event else f" {_times(condition)}"
-            return Line(f"{verb} {condition.event}{often}{_window(condition)}", _filters(condition.where))
+            return Line(f"{verb} {condition.event}{often}{_window(condition)}", place, _filters(condition.where, place))
         case AudienceCondition():
-            return Line(f"{'is' if condition.part_of else 'is not'} in audience {condition.audience}")
+            return Line(f"{'is' if condition.part_of else 'is not'} in audience {condition.audience}", place)
 
 
-def _entity(graph: DataGraph, condition: EntityCondition, parent: str | None) -> Line:
+def _entity(graph: DataGraph, condition: EntityCondition, parent: str | None, place: Place) -> Line:
     path = f"{parent}:{condition.relationship}" if parent else condition.relationship
     name = next((node.relationship.name for node in graph.nodes() if node.path == path), condition.relationship)
     called = name if name == condition.relationship else f"{name} ({condition.relationship})"
-    below = list(_filters(condition.where))
+    below = list(_filters(condition.where, place))
     if condition.nested:
-        nested = tuple(_condition(graph, child, path) for child in condition.nested.conditions)
+        nested = tuple(
+            _condition(graph, child, path, (*place, "nested", "conditions", n))
+            for n, child in enumerate(condition.nested.conditions)
+        )
         several = len(nested) > 1 and condition.nested.match == "any"
-        below += [Line(_joined("any"), nested)] if several else nested
+        below += [Line(_joined("any"), None, nested)] if several else nested
     text = f"without {called}" if condition.without_entity else f"with {_number(condition)} {called}"
-    return Line(f"{text} where" if below else text, tuple(below))
+    return Line(f"{text} where" if below else text, place, tuple(below))
 
 
 def _number(condition: Quantified) -> str:
@@ -133,9 +173,12 @@ def _window(condition: EventCondition) -> str:
     return ""
 
 
-def _filters(filters: ColumnFilters | ReferringEventFilters | None) -> tuple[Line, ...]:
-    lines = tuple(Line(f"{_subject(one)} {_comparison(one)}") for one in filters_of(filters))
-    return (Line(_joined("any"), lines),) if filters is not None and filters.any is not None and len(lines) > 1 else lines
+def _filters(filters: ColumnFilters | ReferringEventFilters | None, place: Place) -> tuple[Line, ...]:
+    joined = "any" if filters is not None and filters.any is not None else "all"
+    lines = tuple(
+        Line(f"{_subject(one)} {_comparison(one)}", (*place, "where", joined, n)) for n, one in enumerate(filters_of(filters))
+    )
+    return (Line(_joined("any"), None, lines),) if joined == "any" and len(lines) > 1 else lines
 
 
 def _subject(wanted: Any) -> str:

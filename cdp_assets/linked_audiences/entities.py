@@ -91,6 +91,29 @@ class EntityRows:
         key = key_text(column_of(table, join.join_key, node))
         return links.join(table, links["cdp_value"] == key)
 
+    def passing_below(self, condition: EntityCondition, steps: Sequence[int], profile: str) -> ir.Table:
+        """(key): the rows of one profile that pass the nested condition to which ``steps`` lead (none: the condition itself).
+
+        Rows above it need not pass: of each it could be asked.
+        """
+        node = child_node(self.graph, None, condition.relationship)
+        if not steps:
+            rows = self.of_profiles(node, condition)
+            rows = rows.filter(rows["cdp_profile"] == profile)
+            return rows.select(key=key_text(column_of(rows, node.entity.primary_key, node)))
+        rows = self._joined_to_profiles(node, self._table(node), condition).drop("cdp_value")
+        rows = rows.filter(rows["cdp_profile"] == profile)
+        for step in steps[:-1]:
+            assert condition.nested is not None
+            condition = condition.nested.conditions[step]
+            child = child_node(self.graph, node.path, condition.relationship)
+            rows, node = self._candidates(rows, node, child, condition), child
+        assert condition.nested is not None
+        condition = condition.nested.conditions[steps[-1]]
+        child = child_node(self.graph, node.path, condition.relationship)
+        found = self._children(rows, node, child, condition)
+        return found.select(key=key_text(column_of(found, child.entity.primary_key, child)))
+
     def _trait_texts(self, name: str) -> ir.Table:
         """(cdp_profile, cdp_value): a trait as text, to be joined with; of numbers only the whole ones."""
         rows = self.trait(name)
@@ -264,14 +287,20 @@ class EntityRows:
 
     def _children(self, rows: ir.Table, parent: Node, node: Node, condition: EntityCondition) -> ir.Table:
         """The passing children of ``rows``, with ``cdp_profile``, ``cdp_parent`` and what is above them."""
+        if self._above(condition, parent.path):
+            return self._passing(self._candidates(rows, parent, node, condition), node, condition)
+        return self._candidates(rows, parent, node, condition, self._passing(self._table(node), node, condition))
+
+    def _candidates(
+        self, rows: ir.Table, parent: Node, node: Node, condition: EntityCondition, children: ir.Table | None = None
+    ) -> ir.Table:
+        """The children of ``rows`` (default: whether or not they pass), with ``cdp_profile``, ``cdp_parent`` and what is above them."""
         carried = self._carried(rows, parent, condition)
-        passing = self._table(node) if carried else self._passing(self._table(node), node, condition)
-        children = self._of_parents(node, passing)
-        value, key = comparable(self._parent_value(rows, parent, node), children["cdp_key"])
+        found = self._of_parents(node, self._table(node) if children is None else children)
+        value, key = comparable(self._parent_value(rows, parent, node), found["cdp_key"])
         identity = key_text(column_of(rows, parent.entity.primary_key, parent))
         parents = rows.select("cdp_profile", cdp_value=value, cdp_parent=identity, **carried)
-        joined = parents.join(children, parents["cdp_value"] == key).drop("cdp_value", "cdp_key")
-        return self._passing(joined, node, condition) if carried else joined
+        return parents.join(found, parents["cdp_value"] == key).drop("cdp_value", "cdp_key")
 
 
 def child_node(graph: DataGraph, parent: str | None, slug: str) -> Node:

@@ -95,6 +95,20 @@ def gather(
     return found
 
 
+def counting_query(
+    warehouse: Warehouse, space: Space, key: str, place: Place, as_of: dt.datetime, profile: str, *, trait_values: TraitValues
+) -> ir.Table:
+    """(key): of one profile the distinct rows or events that pass the condition at ``place``; below other rows, of all of them."""
+    people = People(warehouse, space.graph, as_of, events=events_of(space.audiences[key]))
+    compiler = Compiler(warehouse, space, as_of, people, _not_asked, trait_values)
+    condition = space.audiences[key].groups[int(place[1])].conditions[int(place[3])]
+    if isinstance(condition, EventCondition):
+        events = compiler._events(condition)
+        return events.filter(events[PROFILE] == profile).select(key="message_id").distinct()
+    assert isinstance(condition, EntityCondition)
+    return compiler.entities.passing_below(condition, [int(step) for step in place[6::3]], profile).distinct()
+
+
 def _with_referred(space: Space, key: str) -> list[str]:
     """The audience and all that it refers to. Raises ConditionError for one that is not there; a circle was refused when the space loaded."""
     found: list[str] = []

@@ -102,7 +102,7 @@ def preview(
         raise ConditionError(f"a preview shows at most {MOST_SAMPLED:,} members, not {sample:,}", "ask for fewer")
     audience = space.audiences[audience_key]
     compiled = compile_inline(
-        warehouse, space, audience_key, as_of, trait_values=lambda trait: _trait(warehouse, trait, as_of, inline_traits)
+        warehouse, space, audience_key, as_of, trait_values=lambda trait: trait_at(warehouse, trait, as_of, inline_traits)
     )
     # One query for size and sample: compiling and running a large tree twice would double the wait.
     counted = compiled.members.mutate(total=compiled.members.count().over())
@@ -127,7 +127,7 @@ def _masked(value: str) -> str:
     return mask_value(value) if looks_personal(value) else value
 
 
-def _plain(value: Any, named: Collection[Any], show_personal: bool) -> Any:
+def plain(value: Any, named: Collection[Any], show_personal: bool) -> Any:
     """A column's value for JSON; instants are naive UTC."""
     if value is None or isinstance(value, bool | int | float):
         return value
@@ -138,7 +138,8 @@ def _plain(value: Any, named: Collection[Any], show_personal: bool) -> Any:
     return value if show_personal or value in named else mask_value(str(value))
 
 
-def _trait(warehouse: Warehouse, trait: str, as_of: dt.datetime, inline: Callable[[str], ir.Table] | None) -> ir.Table:
+def trait_at(warehouse: Warehouse, trait: str, as_of: dt.datetime, inline: Callable[[str], ir.Table] | None) -> ir.Table:
+    """A computed trait from its newest build of an as_of no later than ``as_of``, else in place. Raises ConditionError without either."""
     if warehouse.has(TRAIT_BUILDS.ref):
         builds = warehouse.table(TRAIT_BUILDS.ref)
         usable = builds.filter((builds.asset == trait) & (builds.as_of <= timestamp_literal(as_of)))
@@ -206,7 +207,7 @@ def _properties(
         names = {f"p{index}": name for index, name in enumerate(dict.fromkeys(columns))}
         values = table.filter(key.isin(ids)).select(id=key, **{short: table[name] for short, name in names.items()}).distinct()
         for row in warehouse.rows(values.order_by("id", *names), _CONTEXT_ROWS):
-            shown = {name: _plain(row[short], named, show_personal) for short, name in names.items()}
+            shown = {name: plain(row[short], named, show_personal) for short, name in names.items()}
             found.setdefault((path, row["id"]), shown)
     return found
 

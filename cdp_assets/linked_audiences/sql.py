@@ -10,9 +10,11 @@ import ibis
 from cdp_assets.computed_traits.tables import TABLES as TRAIT_TABLES
 from cdp_assets.computed_traits.tables import stored_values
 from cdp_assets.linked_audiences.compile import compile_inline
+from cdp_assets.linked_audiences.evidence import counting_query
 from cdp_assets.linked_audiences.tables import BUILDS
 from cdp_assets.raw_events.tables import TABLES as EVENT_TABLES
 from cdp_assets.raw_events.tables import any_suppressions
+from cdp_assets.space.documents import Place
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import window_of
 from cdp_assets.unified_profiles.tables import INTERNAL_TABLES, profile_schema, profile_tables
@@ -42,6 +44,16 @@ def audience_sql(space: Space, key: str, dialect: str, schemas: Warehouse | Sche
         suppressions=isinstance(schemas, Warehouse) and any_suppressions(schemas),
     )
     return warehouse.pretty_sql(compiled.members)
+
+
+def counting_sql(space: Space, key: str, place: Place, warehouse: Warehouse, as_of: dt.datetime, profile: str) -> str:
+    """The query, in the warehouse's dialect, of the rows of one profile that pass the condition of audience ``key`` at ``place``."""
+    compiling = CompilingWarehouse(warehouse.dialect, _with_own_tables(space, warehouse.schema))
+    partition = window_of(space.config, as_of).key
+    rows = counting_query(
+        compiling, space, key, place, as_of, profile, trait_values=lambda trait: stored_values(compiling, trait, partition)
+    )
+    return compiling.pretty_sql(rows)
 
 
 def _with_own_tables(space: Space, catalogue: Schemas) -> Schemas:

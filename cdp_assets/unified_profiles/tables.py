@@ -365,7 +365,10 @@ def profiles_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -
 
 
 def identifiers_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
-    """(canonical_segment_id, type, value, seq): one row per type and value; seq of the last event that carried it to the profile."""
+    """(canonical_segment_id, segment_id, type, value, seq): one row per type and value; seq of the last event that carried it there.
+
+    In all readings ``segment_id`` is the profile that the row belonged to before merges.
+    """
     ids = canonical_ids_as_of(warehouse, graph, as_of)
     if graph.external:
         log = external.mapping_log(warehouse, graph, as_of)
@@ -374,15 +377,17 @@ def identifiers_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime
     newest = latest(_known(log, as_of), ["external_id_type", "external_id_value"])
     newest = newest.filter(newest["__operation"].fill_null("CREATED") != "REMOVED")
     joined = newest.join(ids, "segment_id")
-    return joined.select("canonical_segment_id", type=joined.external_id_type, value=joined.external_id_value, seq=joined.seq)
+    return joined.select(
+        "canonical_segment_id", "segment_id", type=joined.external_id_type, value=joined.external_id_value, seq=joined.seq
+    )
 
 
 def traits_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
-    """(canonical_segment_id, name, value): traits from identify calls, the newest value per name, removed ones left out."""
+    """(canonical_segment_id, segment_id, name, value): traits from identify calls, the newest value per name, removed ones left out."""
     ids = canonical_ids_as_of(warehouse, graph, as_of)
     log = external.trait_log(warehouse, graph, as_of) if graph.external else warehouse.table(TRAIT_UPDATES.ref)
     newest = latest(_known(log, as_of).join(ids, "segment_id"), ["canonical_segment_id", "name"])
-    return newest.filter(newest.value.notnull()).select("canonical_segment_id", "name", "value")
+    return newest.filter(newest.value.notnull()).select("canonical_segment_id", "segment_id", "name", "value")
 
 
 def consent_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
@@ -399,7 +404,7 @@ def consent_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) ->
 
 
 def events_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
-    """(message_id, canonical_segment_id): the canonical profile of each resolved message known by then."""
+    """(message_id, canonical_segment_id, segment_id): the canonical profile of each resolved message known by then."""
     ids = canonical_ids_as_of(warehouse, graph, as_of)
     if graph.external:
         events = external.event_log(warehouse, graph)
@@ -407,7 +412,7 @@ def events_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> 
             return _events_of_identifiers(warehouse, graph, as_of)
     else:
         events = warehouse.table(EVENT_PROFILES.ref)
-    return _known(events, as_of).join(ids, "segment_id").select("message_id", "canonical_segment_id")
+    return _known(events, as_of).join(ids, "segment_id").select("message_id", "canonical_segment_id", "segment_id")
 
 
 def _events_of_identifiers(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
@@ -419,7 +424,7 @@ def _events_of_identifiers(warehouse: Warehouse, graph: DataGraph, as_of: dt.dat
         type=messages.user_id.notnull().ifelse("user_id", "anonymous_id"),
         value=ibis.coalesce(messages.user_id, messages.anonymous_id),
     )
-    return named.join(identifiers, ["type", "value"]).select("message_id", "canonical_segment_id")
+    return named.join(identifiers, ["type", "value"]).select("message_id", "canonical_segment_id", "segment_id")
 
 
 def suppressed_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:

@@ -11,8 +11,10 @@ import sqlglot
 from typer.testing import CliRunner
 
 from cdp_assets.cli import app
+from cdp_assets.linked_audiences.tables import AUDIENCE_MEMBERS
 from cdp_assets.space.query import compile_query
 from cdp_assets.space.space import SpaceError
+from cdp_assets.unified_profiles.tables import profile_merges
 from tests.e2e.conftest import ROOT, Stage
 
 BROKEN = sorted(path for path in (ROOT / "tests" / "fixtures" / "broken_spaces").iterdir() if path.is_dir())
@@ -44,6 +46,24 @@ def test_preview_counts_what_the_build_counted_and_masks_people(
     addresses = set(re.findall(r"[\w.+-]+@[\w.-]+", json.dumps(truth)))
     assert addresses
     assert not {address for address in addresses if address in text}
+
+
+def test_why_agrees_with_the_build_about_members_and_others_and_masks_people(where: list[object], owl_bank: Stage) -> None:
+    instant = ["--as-of", owl_bank.now.isoformat(), "--json"]
+    members = [one["id"] for one in json.loads(cdp("preview", "overdue_checking", *where, *instant))["members"]]
+    text = cdp("why", members[0], "overdue_checking", *where, *instant)
+    found = json.loads(text)
+    assert found["member"] and found["built"]["member"] and found["built"]["current_definition"]
+    assert [one["kind"] for one in found["because_of"]] == ["identifier", "row", "row"]
+    truth = json.loads(owl_bank.home.truth_file("owl_bank").read_text())
+    assert not {address for address in re.findall(r"[\w.+-]+@[\w.-]+", json.dumps(truth)) if address in text}
+    with owl_bank.warehouse() as warehouse:
+        everybody = warehouse.table(profile_merges("profiles").ref).select("canonical_segment_id").distinct()
+        member = warehouse.table(AUDIENCE_MEMBERS.ref)
+        others = everybody.anti_join(member.filter(member.audience == "overdue_checking"), "canonical_segment_id")
+        other = warehouse.rows(others.order_by("canonical_segment_id"), 1)[0]["canonical_segment_id"]
+    said = cdp("why", other, "overdue_checking", *where, *instant[:2])
+    assert "is not in overdue_checking" in said and "would have to hold:" in said and ": no member" in said
 
 
 @pytest.mark.parametrize("dialect", ["duckdb", "snowflake", "databricks", "bigquery"])

@@ -51,7 +51,9 @@ def theirs(people: People, *names: str, kind: str = "segment:materialized") -> D
 
 def read(people: People, graph: DataGraph, reading, as_of: dt.datetime = AS_OF) -> list[tuple]:
     found = reading(people.warehouse, graph, as_of)
-    columns = [column for column in found.columns if column != "seq"]
+    # Materialized tables say neither when something was said nor of whom before merges.
+    left_out = {"seq"} if reading is canonical_ids_as_of else {"seq", "segment_id"}
+    columns = [column for column in found.columns if column not in left_out]
     return sorted(tuple(row.values()) for row in people.warehouse.rows(found.select(*columns), 1_000))
 
 
