@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,8 @@ from cdp_assets.cli_support import (
     out,
     require_known,
 )
+from cdp_assets.space.documents import read_yaml
+from cdp_assets.space.load import Draft
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def preview(
-    audience: str,
+    audience: Annotated[str, typer.Argument(help="An audience; or a file with one that is not in the space yet, - for stdin.")],
     space: SpaceOption,
     as_of: AsOfOption = None,
     home: HomeOption = None,
@@ -43,7 +46,9 @@ def preview(
     from cdp_assets.computed_traits.inline import inline_values
     from cdp_assets.linked_audiences.preview import preview as preview_audience
 
-    loaded, _, opened = open_space(space, home)
+    draft = _draft(audience)
+    loaded, _, opened = open_space(space, home, draft=draft)
+    audience = draft.key if draft is not None else audience
     require_known(loaded.audiences, audience, "audience")
     instant = instant_of(as_of) or dt.datetime.now(dt.UTC)
     with opened as warehouse:
@@ -60,6 +65,23 @@ def preview(
         sys.stdout.write(json.dumps(found.to_json(), default=str) + "\n")
     else:
         out.print(found.to_text(), markup=False, highlight=False)
+
+
+def _draft(argument: str) -> Draft | None:
+    """The audience in a file or on standard input; None for a key. Its key: as it says, else the file's name, else draft."""
+    path = Path(argument)
+    if argument != "-" and path.suffix not in (".yaml", ".yml"):
+        return None
+    if argument == "-":
+        text = sys.stdin.read()
+    elif path.is_file():
+        text = path.read_text(encoding="utf-8-sig")
+    else:
+        raise CommandError(f"there is no file {argument}")
+    found, _ = read_yaml(text, argument)
+    said = found.data.get("key") if found is not None else None
+    stem = path.stem.lower().replace("-", "_") if argument != "-" else "draft"
+    return Draft(said if isinstance(said, str) and said else stem, "<stdin>" if argument == "-" else argument, text)
 
 
 def why(

@@ -6,15 +6,18 @@ import datetime as dt
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cdp_assets.space.home import Home
-from cdp_assets.space.space import Space
-from resources.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from cdp_assets.space.load import Draft
+    from cdp_assets.space.space import Space
+    from resources.warehouse import Warehouse
 
 out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 110)
 err = Console(stderr=True, soft_wrap=True)
@@ -40,12 +43,12 @@ def instant_of(text: str | None) -> dt.datetime | None:
         raise CommandError(f"--as-of: {error}") from None
 
 
-def open_space(space_dir: Path, home: Path | None) -> tuple[Space, Home, Warehouse]:
-    """The space of a folder, its home, and its open warehouse. Waits for the warehouse file, and says so."""
-    from resources.space import load
+def open_space(space_dir: Path, home: Path | None, *, draft: Draft | None = None) -> tuple[Space, Home, Warehouse]:
+    """The space of a folder, its home, and its open warehouse. Waits for the warehouse file, and says so. ``draft``: of ``load_space``."""
+    from resources.space_folder import load
     from resources.warehouse.open import open_warehouse
 
-    space = load(space_dir)
+    space = load(space_dir, draft=draft)
     paths = Home.of(home)
     return space, paths, open_warehouse(space, paths, wait=60, on_wait=lambda text: err.print(text, style="yellow"))
 

@@ -5,20 +5,22 @@ Asset bodies read the space from disk through it, so that an edit takes effect i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import dagster as dg
+import duckdb
+from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
-from cdp_assets.activation_payloads.consent import lineage_problems
-from cdp_assets.activation_payloads.mapping_kit import validate_mapping
-from cdp_assets.space.confirmed import ConfirmedChange
 from cdp_assets.space.home import Home
-from cdp_assets.space.load import load_space
-from cdp_assets.space.space import Problem, Space, SpaceError
+from cdp_assets.space.space import Space
+from resources.space_folder import landing_folder, load
 from resources.warehouse import Warehouse
-from resources.warehouse.open import expand, open_warehouse
+from resources.warehouse.open import open_warehouse
+
+__all__ = ["SpaceResource", "landing_folder", "load"]
 
 
 class SpaceResource(dg.ConfigurableResource):
@@ -36,30 +38,12 @@ class SpaceResource(dg.ConfigurableResource):
 
     def open(self, space: Space, *, wait: float = 600.0, on_wait: Callable[[str], None] | None = None) -> Warehouse:
         """The open warehouse; use as a context manager. Waits for a DuckDB file that another process holds."""
-        return open_warehouse(space, self.paths(), wait=wait, on_wait=on_wait)
+        return open_warehouse(space, self.paths(), wait=wait, on_wait=on_wait, connect=_through_dagster)
 
     def landing(self, space: Space) -> Path:
         return landing_folder(space, self.paths())
 
 
-def load(directory: Path, *, judged: Sequence[ConfirmedChange] = ()) -> Space:
-    """The space in ``directory``; mappings, and what activations say of consent, checked as well. Raises SpaceError.
-
-    ``judged``: as of ``load_space``.
-    """
-    space = load_space(directory, mapping_validator=validate_mapping, judged=judged)
-    problems = [
-        Problem(f"activations/{key}.yaml", 1, text, "map no such column, or name whose consent the rows need")
-        for key, activation in space.activations.items()
-        for text in lineage_problems(space, activation)
-    ]
-    if problems:
-        raise SpaceError(tuple(sorted(problems)))
-    return space
-
-
-def landing_folder(space: Space, home: Home) -> Path:
-    """Where the space's landing files lie: the folder that space.yaml names, else ``landing/`` in its home."""
-    if space.config.landing:
-        return space.path(expand(space.config.landing))
-    return home.landing(space.name)
+def _through_dagster(path: str, read_only: bool) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    resource = DuckDBResource(database=path, connection_config={"access_mode": "read_only"} if read_only else {})
+    return resource.get_connection()

@@ -17,6 +17,7 @@ from cdp_assets.data_graph.keys import key_text
 from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, compile_inline
 from cdp_assets.linked_audiences.describe import condition_tree
 from cdp_assets.linked_audiences.entities import column_of
+from cdp_assets.linked_audiences.funnel import emptied_by, funnel_text, survivors
 from cdp_assets.linked_audiences.sql import audience_sql
 from cdp_assets.space.conditions import entity_references
 from cdp_assets.space.masking import looks_personal, mask_value
@@ -38,7 +39,7 @@ class Preview:
     count: all members. members: a sample by canonical id, each ``{"id", "identifiers": {type: [values]}, "entities": {slug: [{"id",
     "properties", "entities"}]}}``, values masked unless shown, at most ten entities per level; ``properties`` are the columns that
     the conditions filter by. target_entities: distinct entities of an audience of entities, else None. tree: the conditions in
-    words. sql: the query.
+    words; where nobody is a member, with the profiles left at each, and emptied_by is the first that leaves nobody. sql: the query.
     """
 
     audience: str
@@ -48,6 +49,7 @@ class Preview:
     tree: str
     sql: str
     target_entities: int | None = None
+    emptied_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, for one JSON object."""
@@ -55,6 +57,7 @@ class Preview:
             "audience": self.audience,
             "as_of": self.as_of.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "count": self.count,
+            **({} if self.emptied_by is None else {"emptied_by": self.emptied_by}),
             **({} if self.target_entities is None else {"target_entities": self.target_entities}),
             "members": list(self.members),
             "conditions": self.tree,
@@ -65,6 +68,8 @@ class Preview:
         """For a terminal."""
         target = "" if self.target_entities is None else f" of {self.target_entities:,} entities"
         lines = [f"{self.audience}: {self.count:,} member(s){target} as of {self.as_of.isoformat()}", "", self.tree, ""]
+        if self.emptied_by is not None:
+            lines.append(f"nobody is left at: {self.emptied_by}")
         for member in self.members:
             known = ", ".join(f"{kind} {value}" for kind, values in member["identifiers"].items() for value in values)
             lines.append(f"{member['id']}  {known}".rstrip())
@@ -101,9 +106,8 @@ def preview(
     if sample > MOST_SAMPLED:
         raise ConditionError(f"a preview shows at most {MOST_SAMPLED:,} members, not {sample:,}", "ask for fewer")
     audience = space.audiences[audience_key]
-    compiled = compile_inline(
-        warehouse, space, audience_key, as_of, trait_values=lambda trait: trait_at(warehouse, trait, as_of, inline_traits)
-    )
+    values = lambda trait: trait_at(warehouse, trait, as_of, inline_traits)  # noqa: E731
+    compiled = compile_inline(warehouse, space, audience_key, as_of, trait_values=values)
     # One query for size and sample: compiling and running a large tree twice would double the wait.
     counted = compiled.members.mutate(total=compiled.members.count().over())
     rows = warehouse.rows(counted.order_by(PROFILE), max(sample, 1))
@@ -112,14 +116,26 @@ def preview(
     if audience.target_entity is not None:
         matched = compiled.context.filter(compiled.context["path"] == audience.target_entity)
         target = warehouse.count(matched.select("entity_id").distinct())
+    tree, emptied = condition_tree(space, audience), None
+    if not count:
+        left = survivors(
+            warehouse,
+            space,
+            audience,
+            as_of,
+            members_of=lambda other: compile_inline(warehouse, space, other, as_of, trait_values=values).members,
+            trait_values=values,
+        )
+        tree, emptied = funnel_text(space, audience, left), emptied_by(space, audience, left)
     return Preview(
         audience_key,
         as_of,
         count,
         _sampled(warehouse, space, audience, as_of, compiled, ids, show_personal) if ids else [],
-        condition_tree(space, audience),
+        tree,
         audience_sql(space, audience_key, warehouse.dialect, warehouse, as_of=as_of),
         target,
+        emptied,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,14 +47,25 @@ def load_space(
     mapping_validator: MappingValidator | None = None,
     *,
     judged: Sequence[ConfirmedChange] = (),
+    draft: Draft | None = None,
 ) -> Space:
     """The space in ``directory``; its warnings are on it. Raises :class:`SpaceError` with every error of every file.
 
     ``mapping_validator`` returns what is wrong with an activation's mapping, one message each, starting with the JSON
     pointer of the place (``/Email/@if …``). Without it mappings are not looked into. ``judged``: removals from the data graph that
-    the caller reports; what refers to them still loads, with a warning, as it does for those that space.yaml confirms.
+    the caller reports; what refers to them still loads, with a warning, as it does for those that space.yaml confirms. ``draft``: an
+    audience as if it were in the folder, in place of one with its key.
     """
-    return _Loader(Path(directory), mapping_validator, judged).space()
+    return _Loader(Path(directory), mapping_validator, judged, draft).space()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An audience that is not in the space, or not so: its text, and what to call it in messages. Key and name may be missing."""
+
+    key: str
+    file: str
+    text: str
 
 
 class Sources:
@@ -66,8 +77,15 @@ class Sources:
 
 
 class _Loader:
-    def __init__(self, directory: Path, mapping_validator: MappingValidator | None, judged: Sequence[ConfirmedChange]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        mapping_validator: MappingValidator | None,
+        judged: Sequence[ConfirmedChange],
+        draft: Draft | None,
+    ) -> None:
         self.directory = directory
+        self.draft = draft
         self.judged = judged
         self.mapping_validator = mapping_validator
         self.problems: list[Problem] = []
@@ -119,6 +137,8 @@ class _Loader:
     # -- single files ----------------------------------------------------------------------------------------------
 
     def _read(self, file: str) -> str | None:
+        if self.draft is not None and file == self.draft.file:
+            return self.draft.text
         text, problems = read_text(self.directory / file, file)
         self.problems += problems
         return text
@@ -196,7 +216,9 @@ class _Loader:
                 )
             else:
                 found.append((entry.stem, file))
-                self.sources.keys[folder].append(entry.stem)
+        if self.draft is not None and folder == "audiences":
+            found = sorted([*((key, file) for key, file in found if key != self.draft.key), (self.draft.key, self.draft.file)])
+        self.sources.keys[folder] += [key for key, _ in found]
         return found
 
     def _folder(self, folder: str, model: type[K]) -> Mapping[str, K]:
@@ -210,7 +232,9 @@ class _Loader:
                 self.problems.append(
                     Problem(file, document.line("key"), f"key '{written}' differs from the file's name", f"write key: {key}")
                 )
-            value, problems = validate(document, model)
+            # A draft may go without a key and a name.
+            given = {"key": key, "name": key} if self.draft is not None and file == self.draft.file else {}
+            value, problems = validate(document, model, {name: text for name, text in given.items() if name not in document.data})
             self.problems += problems
             if value is not None:
                 loaded[key] = value

@@ -1,7 +1,8 @@
 """DuckDB: the embedded warehouse. One file per space, one process at a time.
 
-Connections come from ``dagster_duckdb.DuckDBResource``. External access is off but for the folders that the space
-declares, and the configuration is locked, so that user SQL cannot read or write files.
+Runs connect through ``dagster_duckdb.DuckDBResource`` (``resources/space.py``), commands directly: they do without Dagster's import.
+External access is off but for the folders that the space declares, and the configuration is locked, so that user SQL cannot read or
+write files.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +18,16 @@ import duckdb
 import ibis
 import ibis.expr.datatypes as ibis_types
 import pyarrow as pa
-from dagster_duckdb import DuckDBResource
 from ibis.backends.sql.datatypes import DuckDBType
 
 from resources.warehouse import TableRef, Warehouse, WarehouseError
+
+Connect = Callable[[str, bool], AbstractContextManager[duckdb.DuckDBPyConnection]]
+"""(path, read only) -> a connection that is closed at the end."""
+
+
+def connect_directly(path: str, read_only: bool) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    return closing(duckdb.connect(path, read_only=read_only))
 
 
 class WarehouseBusyError(WarehouseError):
@@ -40,6 +47,7 @@ class DuckDBWarehouse(Warehouse):
     wait: float = 60.0
     on_wait: Callable[[str], None] | None = None
     read_only: bool = False
+    connect: Connect = connect_directly
 
     def __post_init__(self) -> None:
         self.dialect = "duckdb"
@@ -57,15 +65,14 @@ class DuckDBWarehouse(Warehouse):
     def _open(self) -> duckdb.DuckDBPyConnection:
         if self.path != ":memory:":
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        resource = DuckDBResource(database=self.path, connection_config={"access_mode": "read_only"} if self.read_only else {})
         deadline = time.monotonic() + self.wait
         told = False
         while True:
             try:
                 if self.path != ":memory:":
-                    # The resource retries a lock by itself, silently. A probe first, so that we can say that we wait.
+                    # A Dagster resource retries a lock by itself, silently. A probe first, so that we can say that we wait.
                     duckdb.connect(self.path, read_only=self.read_only).close()
-                return self._stack.enter_context(resource.get_connection())
+                return self._stack.enter_context(self.connect(self.path, self.read_only))
             except duckdb.IOException as error:
                 if "lock" not in str(error).lower():
                     raise WarehouseError(f"cannot open the DuckDB file: {_first_line(error)}") from None

@@ -6,11 +6,14 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdp_assets.space.home import Home
 from cdp_assets.space.space import Space
 from resources.warehouse import Warehouse, WarehouseError
+
+if TYPE_CHECKING:
+    from resources.warehouse.duckdb import Connect
 
 _VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)(?::-([^}]*))?\}")
 
@@ -28,15 +31,25 @@ def expand(text: str, environment: Mapping[str, str] | None = None) -> str:
     return _VARIABLE.sub(fill, text)
 
 
-def open_warehouse(space: Space, home: Home, *, wait: float = 60.0, on_wait: Callable[[str], None] | None = None) -> Warehouse:
-    """An open warehouse of the space; the caller closes it. Waits for a DuckDB file that another process holds."""
+def open_warehouse(
+    space: Space, home: Home, *, wait: float = 60.0, on_wait: Callable[[str], None] | None = None, connect: Connect | None = None
+) -> Warehouse:
+    """An open warehouse of the space; the caller closes it. Waits for a DuckDB file that another process holds.
+
+    ``connect``: how a DuckDB file is connected to; default directly.
+    """
     config = space.config.warehouse
     if config.type == "duckdb":
-        from resources.warehouse.duckdb import open_duckdb
+        from resources.warehouse.duckdb import connect_directly, open_duckdb
 
         views: dict[str, Path] = {schema: space.path(expand(folder)) for schema, folder in config.files.items()}
         return open_duckdb(
-            home.warehouse_file(space.name), views=views, wait=wait, on_wait=on_wait, memory_limit=config.memory_limit
+            home.warehouse_file(space.name),
+            views=views,
+            wait=wait,
+            on_wait=on_wait,
+            memory_limit=config.memory_limit,
+            connect=connect or connect_directly,
         )
     from resources.warehouse.snowflake import open_snowflake
 

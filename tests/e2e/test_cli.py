@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 import sqlglot
 from typer.testing import CliRunner
 
 from cdp_assets.cli import app
+from cdp_assets.cli_support import CommandError
 from cdp_assets.linked_audiences.tables import AUDIENCE_MEMBERS
 from cdp_assets.space.query import compile_query
 from cdp_assets.space.space import SpaceError
@@ -46,6 +50,60 @@ def test_preview_counts_what_the_build_counted_and_masks_people(
     addresses = set(re.findall(r"[\w.+-]+@[\w.-]+", json.dumps(truth)))
     assert addresses
     assert not {address for address in addresses if address in text}
+
+
+def row_counts(stage: Stage) -> list[tuple]:
+    with duckdb.connect(str(stage.home.warehouse_file("owl_bank")), read_only=True) as connection:
+        return connection.sql("SELECT schema_name, table_name, estimated_size FROM duckdb_tables() ORDER BY ALL").fetchall()
+
+
+DRAFT = """
+groups:
+  - conditions:
+      - with_entity: accounts
+        where: {all: [{column: account_type, operator: equals, value: TYPE}]}
+        nested:
+          conditions:
+            - with_entity: credit-cards
+              where: {all: [{column: overdue_amount, operator: greater_than, value: 0}]}
+"""
+
+
+def test_an_audience_that_is_not_in_the_space_yet_is_previewed_from_a_file_and_from_standard_input(
+    where: list[object], owl_bank: Stage, first_summary: dict, tmp_path: Path
+) -> None:
+    draft, instant = tmp_path / "my-idea.yaml", ["--as-of", owl_bank.now.isoformat(), "--json"]
+    draft.write_text(DRAFT.replace("TYPE", "checking"))
+    before = row_counts(owl_bank)
+    found = json.loads(cdp("preview", draft, *where, *instant))
+    assert (found["audience"], found["count"]) == ("my_idea", first_summary["audiences"]["overdue_checking"]["members"])
+    same = json.loads(cdp("preview", "-", *where, *instant, stdin=draft.read_text()))
+    assert {**same, "audience": "my_idea"} == found
+    assert row_counts(owl_bank) == before
+    assert not (owl_bank.directory / "audiences" / "my_idea.yaml").exists()
+
+
+def test_an_empty_preview_names_the_condition_that_emptied_it(where: list[object], owl_bank: Stage) -> None:
+    text = cdp("preview", "-", *where, "--as-of", owl_bank.now.isoformat(), stdin=DRAFT.replace("TYPE", "loan"))
+    assert 'nobody is left at: with at least 1 Accounts (accounts) › account_type is "loan"' in text
+    assert "0  account_type" in text
+
+
+def test_a_mistake_in_a_draft_is_located(where: list[object], tmp_path: Path) -> None:
+    with pytest.raises(SpaceError) as error:
+        cdp("preview", "-", *where, stdin=DRAFT.replace("credit-cards", "credit-card"))
+    assert [str(one) for one in error.value.problems] == [
+        "<stdin>:8: there is no relationship 'credit-card' below relationship 'accounts' (did you mean 'credit-cards'?)"
+    ]
+    with pytest.raises(CommandError, match="there is no file"):
+        cdp("preview", tmp_path / "missing.yaml", *where)
+
+
+def test_a_preview_does_without_dagster_whose_import_takes_half_a_second(where: list[object]) -> None:
+    program = "import sys; sys.modules['dagster'] = None; from cdp_assets.cli import main; main()"
+    command = [sys.executable, "-c", program, "preview", "overdue_checking", *map(str, where)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, "overdue_checking: " in done.stdout) == (0, True), done.stderr
 
 
 def test_why_agrees_with_the_build_about_members_and_others_and_masks_people(where: list[object], owl_bank: Stage) -> None:
@@ -89,8 +147,6 @@ def test_the_ledger_can_be_read(where: list[object], first_summary: dict) -> Non
 
 
 def test_release_and_retire_say_when_there_is_nothing_to_do(where: list[object]) -> None:
-    from cdp_assets.cli_support import CommandError
-
     for arguments in (["release", "overdue_contacts", "--send"], ["release", "overdue_contacts"], ["retire", "nothing"]):
         with pytest.raises(CommandError):
             cdp(*arguments, *where)
