@@ -156,13 +156,17 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
                     else:
                         trait_runs[key].append({"window": window.key, "result": trait, "as_of": as_of})
                 failed = frozenset(key for key, trait in built.items() if trait.error)
-                found = audiences.compute(warehouse, loaded, audience_keys, window, as_of, context.run.run_id, failed)
+                last = window == windows[-1]
+                found = audiences.compute(
+                    warehouse, loaded, audience_keys, window, as_of, context.run.run_id, failed, funnels=last
+                )
                 for key, audience in found.items():
                     problem = audience.error or audience.skipped_because
                     if problem:
                         errors.setdefault(audiences.key_of(loaded, key), {})[window.key] = problem
                     else:
                         audience_runs[key].append({"window": window.key, "result": audience, "as_of": as_of})
+            seen = audiences.seen(warehouse, loaded, found, windows[-1], as_of)
             queries = {
                 key: audience_sql(loaded, key, warehouse.dialect, warehouse) for key in audience_keys if audience_runs[key]
             }
@@ -186,6 +190,7 @@ def build_traits_and_audiences(space: Space) -> list[dg.AssetsDefinition]:
                 yield dg.MaterializeResult(
                     audiences.key_of(loaded, key),
                     metadata={
+                        **{title: dg.MetadataValue.md(text) for title, text in seen.get(key, {}).items()},
                         "compiled SQL": dg.MetadataValue.md(f"```sql\n{queries[key]}\n```"),
                         META_REVISION: audience_revision(loaded, key),
                     },

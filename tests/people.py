@@ -125,6 +125,10 @@ class World:
         names = ("message_id", "type", "event", "timestamp", "received_at")
         documents = [{p: json.dumps(e[p], default=str) for p in ("properties", "context")} for e in self.events]
         _fill(warehouse, MESSAGES, [_only(e, *names) | d for e, d in zip(self.events, documents, strict=True)])
+        self.write_tables(warehouse)
+
+    def write_tables(self, warehouse: Warehouse) -> None:
+        """The company's tables only."""
         for name, (columns, rows) in self.tables.items():
             spec = TableSpec(TableRef("bank", name), columns, name, subject=None)
             warehouse.ensure(spec)

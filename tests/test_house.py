@@ -165,6 +165,7 @@ NOBODYS = {
     "corrected_builds",
     "builds",
     "path_rows",
+    "audience_funnels",
     "payload_builds",
     "syncs",
     "activation_state",

@@ -5,7 +5,7 @@ audiences are and computes the selected ones for one window.
 """
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
@@ -13,6 +13,7 @@ from cdp_assets.dagster_support import asset_key, profile_deps, room_spec, table
 from cdp_assets.data_graph.model import JunctionJoin
 from cdp_assets.linked_audiences.build import AudienceResult, build_audiences
 from cdp_assets.linked_audiences.describe import condition_tree
+from cdp_assets.linked_audiences.shown import markdown, shown
 from cdp_assets.linked_audiences.tables import AUDIENCE_MEMBERS, SCHEMA
 from cdp_assets.space.builds import record_revision
 from cdp_assets.space.conditions import audience_references, entity_paths, trait_references
@@ -76,8 +77,10 @@ def compute(
     as_of: dt.datetime,
     run_id: str,
     failed_traits: frozenset[str],
+    *,
+    funnels: bool,
 ) -> dict[str, AudienceResult]:
-    """Compute the audiences of one window; one that fails, or whose trait failed, keeps its previous partition."""
+    """Compute the audiences of one window; one that fails, or whose trait failed, keeps its previous partition. ``funnels``: of build_audiences."""
     if not keys:
         return {}
     revisions = {key: audience_revision(space, key) for key in keys}
@@ -91,7 +94,15 @@ def compute(
         run_id=run_id,
         revisions=revisions,
         failed_traits=failed_traits,
+        funnels=funnels,
     )
     for key in keys:
         record_revision(warehouse, SCHEMA, key, revisions[key], audience_slice(space, key))
     return results
+
+
+def seen(
+    warehouse: Warehouse, space: Space, results: Mapping[str, AudienceResult], window: Window, as_of: dt.datetime
+) -> dict[str, dict[str, str]]:
+    """Audience -> title -> Markdown: what the assets show of the newest partition of a run."""
+    return {key: markdown(found) for key, found in shown(warehouse, space, results, window.key, as_of).items()}

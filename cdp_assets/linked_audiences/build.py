@@ -16,6 +16,7 @@ from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
 from cdp_assets.computed_traits.tables import stored_values
 from cdp_assets.data_graph.model import TraitJoin
 from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, People, compile_audience, events_of, nodes_of
+from cdp_assets.linked_audiences.funnel import survivors
 from cdp_assets.linked_audiences.history import (
     Built,
     Earlier,
@@ -30,6 +31,7 @@ from cdp_assets.linked_audiences.history import (
 )
 from cdp_assets.linked_audiences.tables import (
     AUDIENCE_CONTEXT,
+    AUDIENCE_FUNNELS,
     AUDIENCE_MEMBERS,
     BUILDS,
     PATH_ROWS,
@@ -47,6 +49,7 @@ from cdp_assets.space.time import Window
 from cdp_assets.unified_profiles.tables import canonical_ids_as_of
 from resources.warehouse import TableRef, Warehouse, naive_utc, timestamp_literal
 
+EXAMPLES = 5
 MAX_ROWS = 150_000_000  # members and their matched entities, Segment's limit of a run
 
 
@@ -59,7 +62,7 @@ class AudienceResult:
     merged counting as the one that it is part of now. ``error``: why it failed; ``skipped_because``: what it needed and did not
     get. In both cases its previous partition is kept and the counts are 0. Of an audience of entities ``target_entities`` counts the
     distinct entities and ``target_pairs`` those with each of their profiles; else they are None. ``dropped``: partitions whose members
-    and context the space's retention let go.
+    and context the space's retention let go. ``came`` and ``went``: a few of those who entered and left.
     """
 
     members: int = 0
@@ -71,6 +74,8 @@ class AudienceResult:
     target_entities: int | None = None
     target_pairs: int | None = None
     dropped: int = 0
+    came: tuple[str, ...] = field(default=(), compare=False)
+    went: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def built(self) -> bool:
@@ -125,6 +130,7 @@ class _Build:
     revisions: Mapping[str, str]
     people: People
     scratch: ExitStack
+    funnels: bool
     counts: dict[TableRef, int] = field(default_factory=dict)
     moves: dict[tuple[dt.datetime, dt.datetime], ir.Table] = field(default_factory=dict)
 
@@ -161,12 +167,15 @@ def build_audiences(
     run_id: str,
     revisions: Mapping[str, str],
     failed_traits: frozenset[str] = frozenset(),
+    *,
+    funnels: bool = True,
 ) -> dict[str, AudienceResult]:
     """Compute the audiences ``keys`` as of ``as_of`` and replace their rows of the window's partition, one transaction each.
 
     Members and context, the row counts of the tables on each audience's paths, and the record of the build. An audience that
     fails keeps its previous partition; one that refers to an audience or a computed trait that failed now, or that the partition
-    does not have, is skipped with that reason. Results are in the order of ``keys``. Raises ConditionError for audiences in a circle.
+    does not have, is skipped with that reason. Results are in the order of ``keys``. ``funnels``: count who is left at each condition, too.
+    Raises ConditionError for audiences in a circle.
     """
     warehouse.ensure(*TABLES)
     ordered = in_order(space, keys)
@@ -181,7 +190,7 @@ def build_audiences(
             events=[event for key in ordered for event in events_of(space.audiences[key])],
             keep=(lambda e: stack.enter_context(warehouse.staged(e))) if shared else (lambda e: e),
         )
-        build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack)
+        build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)
         there = _built_already(warehouse, window)
         for key in ordered:
             try:
@@ -236,8 +245,9 @@ def _build_one(build: _Build, key: str) -> AudienceResult:
         members_before(warehouse, key, builds, build.window.key, build.as_of) as earlier,
     ):
         path_rows = _path_rows(build, compiled.tables)
-        counts = _changes(build, key, members, builds)
+        changes = _changes(build, key, members, builds)
         recording = _transitions(build, key, builds, earlier)
+        funnel = _funnel(build, key) if build.funnels and _funnel_wanted(build, key) else None
         stamp = {
             "audience": ibis.literal(key),
             "partition_key": ibis.literal(build.window.key),
@@ -250,12 +260,15 @@ def _build_one(build: _Build, key: str) -> AudienceResult:
             warehouse.insert(AUDIENCE_MEMBERS.ref, members.mutate(**stamp))
             warehouse.insert(AUDIENCE_CONTEXT.ref, compiled.context_of(members).mutate(**stamp))
             warehouse.append(PATH_ROWS.ref, _path_row_table(build, key, path_rows))
+            if funnel is not None:
+                warehouse.delete(AUDIENCE_FUNNELS.ref, [("audience", "=", key), ("partition_key", "=", build.window.key)])
+                warehouse.append(AUDIENCE_FUNNELS.ref, funnel)
             entities = _entities(build, key)
             target = _target(build, key)
             for partition, since, moved in recording:
                 record_transitions(warehouse, build.space.graph, key, partition, since, moved)
             dropped = drop_old(warehouse, key, _others(build, builds), build.as_of, build.space.config.retention_days)
-            _check_size(counts["members"] + entities)
+            _check_size(changes.members + entities)
             record_build(
                 warehouse,
                 SCHEMA,
@@ -264,17 +277,19 @@ def _build_one(build: _Build, key: str) -> AudienceResult:
                 as_of=build.as_of,
                 revision=build.revisions[key],
                 run_id=build.run_id,
-                rows=counts["members"],
+                rows=changes.members,
                 loaded_at=build.loaded_at,
             )
     return AudienceResult(
-        counts["members"],
+        changes.members,
         entities,
-        counts["entered"],
-        counts["departed"],
+        changes.entered,
+        changes.left,
         target_entities=target[0] if target else None,
         target_pairs=target[1] if target else None,
         dropped=dropped,
+        came=changes.came,
+        went=changes.went,
     )
 
 
@@ -304,8 +319,17 @@ def _others(build: _Build, builds: Sequence[Built]) -> list[Built]:
     return [built for built in builds if built.partition_key != build.window.key]
 
 
-def _changes(build: _Build, key: str, members: ir.Table, builds: Sequence[Built]) -> dict[str, int]:
-    """members, entered, departed: the new members against those of the newest earlier build."""
+@dataclass(frozen=True)
+class _Changes:
+    members: int
+    entered: int
+    left: int
+    came: tuple[str, ...]
+    went: tuple[str, ...]
+
+
+def _changes(build: _Build, key: str, members: ir.Table, builds: Sequence[Built]) -> _Changes:
+    """The new members against those of the newest earlier build."""
     warehouse = build.warehouse
     now = members.select(PROFILE, was=ibis.literal(0), now=ibis.literal(1))
     earlier = _earlier_partition(build, builds)
@@ -322,7 +346,16 @@ def _changes(build: _Build, key: str, members: ir.Table, builds: Sequence[Built]
         entered=merged.count(where=(merged["now"] == 1) & (merged["was"] == 0)),
         departed=merged.count(where=(merged["now"] == 0) & (merged["was"] == 1)),
     )
-    return {name: int(value or 0) for name, value in warehouse.rows(counted, 1)[0].items()}
+    row = warehouse.rows(counted, 1)[0]
+    some = {}
+    for name, state in (("entered", 1), ("departed", 0)):
+        some[name] = ()
+        if row[name]:
+            chosen = merged.filter((merged["now"] == state) & (merged["was"] == 1 - state)).select(PROFILE).order_by(PROFILE)
+            some[name] = tuple(one[PROFILE] for one in warehouse.rows(chosen, EXAMPLES))
+    return _Changes(
+        int(row["members"] or 0), int(row["entered"] or 0), int(row["departed"] or 0), some["entered"], some["departed"]
+    )
 
 
 def _earlier_partition(build: _Build, builds: Sequence[Built]) -> str | None:
@@ -331,6 +364,40 @@ def _earlier_partition(build: _Build, builds: Sequence[Built]) -> str | None:
         return build.window.key
     earlier = before(builds, build.as_of)
     return earlier.partition_key if earlier else None
+
+
+def _funnel_wanted(build: _Build, key: str) -> bool:
+    """Counting costs several times what the audience does: an open partition is counted once in a definition, and when it closes."""
+    if build.as_of >= build.window.end:
+        return True
+    counted = build.warehouse.table(AUDIENCE_FUNNELS.ref)
+    same = (counted.audience == key) & (counted.partition_key == build.window.key) & (counted.revision == build.revisions[key])
+    return build.warehouse.count(counted.filter(same)) == 0
+
+
+def _funnel(build: _Build, key: str) -> pa.Table:
+    left = survivors(
+        build.warehouse,
+        build.space,
+        build.space.audiences[key],
+        build.as_of,
+        members_of=lambda other: stored_members(build.warehouse, other, build.window.key),
+        trait_values=lambda trait: stored_values(build.warehouse, trait, build.window.key),
+        people=build.people,
+    )
+    rows = [
+        {
+            "audience": key,
+            "partition_key": build.window.key,
+            "as_of": naive_utc(build.as_of),
+            "revision": build.revisions[key],
+            "position": position,
+            "place": ".".join(map(str, place)),
+            "profiles": profiles,
+        }
+        for position, (place, profiles) in enumerate(left.items())
+    ]
+    return pa.Table.from_pylist(rows, AUDIENCE_FUNNELS.schema.to_pyarrow())
 
 
 def _path_rows(build: _Build, tables: Sequence[TableRef]) -> dict[TableRef, int]:

@@ -18,6 +18,7 @@ import ibis.expr.types as ir
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.linked_audiences.tables import (
     AUDIENCE_CONTEXT,
+    AUDIENCE_FUNNELS,
     AUDIENCE_MEMBERS,
     AUDIENCE_TRANSITIONS,
     BUILDS,
@@ -170,7 +171,7 @@ def drop_old(warehouse: Warehouse, audience: str, builds: Sequence[Built], as_of
         return 0
     old = [built.partition_key for built in builds if built.as_of <= as_of - dt.timedelta(days=retention_days)]
     if old:
-        for spec in (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, PATH_ROWS):
+        for spec in (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, AUDIENCE_FUNNELS, PATH_ROWS):
             warehouse.delete(spec.ref, [("audience", "=", audience), ("partition_key", "in", old)])
         warehouse.delete(BUILDS.ref, [("asset", "=", audience), ("partition_key", "in", old)])
     return len(old)

@@ -35,6 +35,14 @@ AUDIENCE_TRANSITIONS = TableSpec(
     subject="canonical_segment_id",
     keys=("audience", "partition_key", "canonical_segment_id"),
 )
+AUDIENCE_FUNNELS = TableSpec(
+    TableRef(SCHEMA, "audience_funnels"),
+    {**_BUILD, "position": "int64", "place": "string", "profiles": "int64"},
+    "Profiles left at each condition of an audience, top to bottom. place is the condition's place in the audience's file, its parts "
+    "joined by dots; empty: everybody. Counted once in an open partition for each definition, and when it closes; of a backfill only in its newest partition.",
+    subject=None,
+    keys=("audience", "partition_key", "position"),
+)
 PATH_ROWS = TableSpec(
     TableRef(SCHEMA, "path_rows"),
     {**_BUILD, "table_name": "string", "rows": "int64"},
@@ -44,7 +52,7 @@ PATH_ROWS = TableSpec(
 )
 BUILDS = builds_spec(SCHEMA)
 
-TABLES = (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, AUDIENCE_TRANSITIONS, PATH_ROWS, BUILDS)
+TABLES = (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, AUDIENCE_TRANSITIONS, AUDIENCE_FUNNELS, PATH_ROWS, BUILDS)
 
 
 def stored_members(warehouse: Warehouse, audience: str, partition_key: str) -> ir.Table:

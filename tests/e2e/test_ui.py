@@ -129,7 +129,13 @@ def test_a_user_finds_the_rooms_reads_an_audience_and_launches_a_run(ui: str, br
         page.goto(f"{ui}/assets/owl_bank/linked_audiences/overdue_checking", wait_until="domcontentloaded")
         expect(page.get_by_text("with at least 1 Accounts (accounts) where")).to_be_visible()
         expect(page.get_by_text("overdue_amount is greater than 0")).to_be_visible()
-        for shown in ("customer-data", "DuckDB", "linked_audiences.audience_members", "members", "entered since the last build"):
+        for shown in (
+            "customer-data",
+            "DuckDB",
+            "linked_audiences.audience_members",
+            "members",
+            "profiles left at each condition",
+        ):
             expect(page.get_by_text(shown, exact=True).first).to_be_visible()
 
         page.goto(f"{ui}/assets/owl_bank/activation_payloads/overdue_contacts", wait_until="domcontentloaded")

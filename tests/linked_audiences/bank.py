@@ -77,6 +77,7 @@ def bank(**tables: list[tuple[Any, ...]]) -> World:
 
 def build(warehouse: Warehouse, made: Space, as_of: dt.datetime = AS_OF, **more: Any) -> dict[str, AudienceResult]:
     keys = more.pop("keys", list(made.audiences))
+    more.setdefault("funnels", False)
     return build_audiences(
         warehouse,
         made,

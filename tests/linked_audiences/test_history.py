@@ -32,7 +32,7 @@ def build(
     warehouse: Warehouse, made: Space, month: int, revision: str = "r1", as_of: dt.datetime | None = None
 ) -> AudienceResult:
     at = as_of or MONTHS[month]
-    return build_audiences(warehouse, made, ["gold"], window(made, at), at, at, "run", {"gold": revision})["gold"]
+    return build_audiences(warehouse, made, ["gold"], window(made, at), at, at, "run", {"gold": revision}, funnels=False)["gold"]
 
 
 def transitions(warehouse: Warehouse, made: Space, month: int) -> list[tuple[str, str, str]]:
