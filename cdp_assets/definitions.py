@@ -212,6 +212,9 @@ def _audience_partition(built: AudienceResult, as_of: dt.datetime) -> dict[str, 
         "members": built.members,
         "entity rows in context": built.entities,
         **{name: count for name, count in target.items() if count is not None},
+        "entity tables": f"as they stood then: {', '.join(built.histories)}; others as they are now"
+        if built.histories
+        else "as they are now",
         "entered since the last build": built.entered,
         "left since the last build": built.left,
         META_AS_OF: format_instant(as_of),

@@ -166,6 +166,7 @@ NOBODYS = {
     "builds",
     "path_rows",
     "audience_funnels",
+    "entity_snapshots",
     "payload_builds",
     "syncs",
     "activation_state",

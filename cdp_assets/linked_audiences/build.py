@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
 from cdp_assets.computed_traits.tables import stored_values
-from cdp_assets.data_graph.model import TraitJoin
+from cdp_assets.data_graph.model import Entity, TraitJoin
 from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, People, compile_audience, events_of, nodes_of
+from cdp_assets.linked_audiences.entity_history import has_history, take_snapshots
 from cdp_assets.linked_audiences.funnel import survivors
 from cdp_assets.linked_audiences.history import (
     Built,
@@ -39,7 +40,7 @@ from cdp_assets.linked_audiences.tables import (
     TABLES,
     stored_members,
 )
-from cdp_assets.space.builds import KIND_CURRENT, record_build
+from cdp_assets.space.builds import KIND_CURRENT, KIND_HISTORY, record_build
 from cdp_assets.space.conditions import audience_references, trait_references
 from cdp_assets.space.errors import cause
 from cdp_assets.space.models import Audience
@@ -63,6 +64,7 @@ class AudienceResult:
     get. In both cases its previous partition is kept and the counts are 0. Of an audience of entities ``target_entities`` counts the
     distinct entities and ``target_pairs`` those with each of their profiles; else they are None. ``dropped``: partitions whose members
     and context the space's retention let go. ``came`` and ``went``: a few of those who entered and left.
+    ``histories``: entities whose rows were read as they stood, not as they are.
     """
 
     members: int = 0
@@ -76,6 +78,7 @@ class AudienceResult:
     dropped: int = 0
     came: tuple[str, ...] = field(default=(), compare=False)
     went: tuple[str, ...] = field(default=(), compare=False)
+    histories: tuple[str, ...] = ()
 
     @property
     def built(self) -> bool:
@@ -147,7 +150,11 @@ class _Build:
 
     def built(self, key: str) -> Built:
         """What this build makes of an audience."""
-        return Built(self.window.key, self.as_of, self.revisions[key], KIND_CURRENT)
+        return Built(self.window.key, self.as_of, self.revisions[key], KIND_HISTORY if self.histories(key) else KIND_CURRENT)
+
+    def histories(self, key: str) -> tuple[str, ...]:
+        """Entities of an audience that are read as they stood."""
+        return tuple(e.slug for e in _entities_of(self.space, [key]) if has_history(self.space.config, e))
 
     def moved(self, since: dt.datetime, until: dt.datetime) -> ir.Table:
         """:func:`history.moved_people`, computed once for all audiences."""
@@ -192,6 +199,7 @@ def build_audiences(
         )
         build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)
         there = _built_already(warehouse, window)
+        take_snapshots(warehouse, space.config, _entities_of(space, ordered), as_of)
         for key in ordered:
             try:
                 reason = _missing(space, key, results, failed_traits, there)
@@ -199,6 +207,17 @@ def build_audiences(
             except Exception as error:  # noqa: BLE001 - whatever one audience raises must not reach the others
                 results[key] = AudienceResult(error=cause(error))
     return {key: results[key] for key in keys}
+
+
+def _entities_of(space: Space, keys: Iterable[str]) -> list[Entity]:
+    """Entities on the paths of audiences, of paths that the graph has."""
+    found: dict[str, Entity] = {}
+    for key in keys:
+        try:
+            found |= {node.entity.slug: node.entity for node in nodes_of(space.graph, space.audiences[key])}
+        except ConditionError:
+            continue  # that audience fails by itself, with this error
+    return [found[slug] for slug in sorted(found)]
 
 
 def _built_already(warehouse: Warehouse, window: Window) -> set[tuple[str, str]]:
@@ -279,6 +298,7 @@ def _build_one(build: _Build, key: str) -> AudienceResult:
                 run_id=build.run_id,
                 rows=changes.members,
                 loaded_at=build.loaded_at,
+                kind=build.built(key).kind,
             )
     return AudienceResult(
         changes.members,
@@ -290,6 +310,7 @@ def _build_one(build: _Build, key: str) -> AudienceResult:
         dropped=dropped,
         came=changes.came,
         went=changes.went,
+        histories=build.histories(key),
     )
 
 

@@ -26,6 +26,7 @@ import ibis.expr.types as ir
 from cdp_assets.computed_traits.tables import performed_as_of
 from cdp_assets.data_graph.model import DataGraph, JunctionJoin, Node
 from cdp_assets.linked_audiences.entities import PROFILE, EntityRows, child_node, quantified, yields
+from cdp_assets.linked_audiences.entity_history import entity_table
 from cdp_assets.raw_events.tables import any_suppressions
 from cdp_assets.space.conditions import filters_of
 from cdp_assets.space.models import (
@@ -219,7 +220,14 @@ class Compiler:
         self.people = people
         self.members_of = members_of
         self.trait_values = trait_values
-        self.entities = EntityRows(warehouse, space.graph, as_of, lambda: people.identifiers, self._trait_rows)
+        self.entities = EntityRows(
+            warehouse,
+            space.graph,
+            as_of,
+            lambda: people.identifiers,
+            self._trait_rows,
+            lambda entity: entity_table(warehouse, space.config, entity, as_of),
+        )
 
     # -- members ---------------------------------------------------------------------------------------------------
 

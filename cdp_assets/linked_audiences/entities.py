@@ -21,7 +21,16 @@ import ibis
 import ibis.expr.types as ir
 
 from cdp_assets.data_graph.keys import comparable, key_text
-from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, MissingNodeError, Node, TraitJoin
+from cdp_assets.data_graph.model import (
+    ColumnJoin,
+    DataGraph,
+    Entity,
+    ExternalIdJoin,
+    JunctionJoin,
+    MissingNodeError,
+    Node,
+    TraitJoin,
+)
 from cdp_assets.space.conditions import filters_of
 from cdp_assets.space.models import ColumnFilter, EntityCondition, EventCondition
 from cdp_assets.space.operators import ConditionError, compare, joined_by
@@ -47,6 +56,7 @@ class EntityRows:
     """Compiles entity conditions.
 
     identifiers: (canonical_segment_id, type, value). trait: name -> (canonical_segment_id, value), the value as text or number.
+    rows_of: the rows of an entity at ``as_of``.
     """
 
     warehouse: Warehouse
@@ -54,6 +64,7 @@ class EntityRows:
     as_of: dt.datetime
     identifiers: Callable[[], ir.Table]
     trait: Callable[[str], ir.Table]
+    rows_of: Callable[[Entity], ir.Table]
     _names: dict[Above, str] = field(default_factory=dict)
 
     # -- whether -----------------------------------------------------------------------------------------------------
@@ -126,7 +137,7 @@ class EntityRows:
     # -- passing rows ------------------------------------------------------------------------------------------------
 
     def _table(self, node: Node) -> ir.Table:
-        return self.warehouse.table(TableRef.parse(node.entity.table_ref))
+        return self.rows_of(node.entity)
 
     def _passing(self, rows: ir.Table, node: Node, condition: EntityCondition) -> ir.Table:
         """The rows that pass the condition's filters and nested conditions. ``rows`` has the entity's columns and what is above them."""

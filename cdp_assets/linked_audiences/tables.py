@@ -50,9 +50,16 @@ PATH_ROWS = TableSpec(
     subject=None,
     keys=("audience", "partition_key", "table_name"),
 )
+ENTITY_SNAPSHOTS = TableSpec(
+    TableRef(SCHEMA, "entity_snapshots"),
+    {"entity": "string", "as_of": "timestamp", "rows": "int64", "added": "int64", "closed": "int64"},
+    "One row per snapshot of an entity's table: its distinct rows, those that were new or other since the last one, those that went.",
+    subject=None,
+    keys=("entity", "as_of"),
+)
 BUILDS = builds_spec(SCHEMA)
 
-TABLES = (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, AUDIENCE_TRANSITIONS, AUDIENCE_FUNNELS, PATH_ROWS, BUILDS)
+TABLES = (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, AUDIENCE_TRANSITIONS, AUDIENCE_FUNNELS, PATH_ROWS, ENTITY_SNAPSHOTS, BUILDS)
 
 
 def stored_members(warehouse: Warehouse, audience: str, partition_key: str) -> ir.Table:

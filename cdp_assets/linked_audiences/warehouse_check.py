@@ -10,8 +10,10 @@ import ibis.expr.types as ir
 
 from cdp_assets.data_graph.model import Node
 from cdp_assets.linked_audiences.entities import column_of
+from cdp_assets.linked_audiences.entity_history import entity_table, has_history
 from cdp_assets.space.conditions import EntityReference, entity_references
 from cdp_assets.space.documents import Document, read_text, read_yaml
+from cdp_assets.space.load import SPACE_FILE
 from cdp_assets.space.models import Audience, ColumnFilter
 from cdp_assets.space.operators import ConditionError, compare
 from cdp_assets.space.space import Problem, Space
@@ -24,10 +26,26 @@ def check_audiences(space: Space, warehouse: Warehouse) -> tuple[Problem, ...]:
     A missing table is the data graph's problem and is not repeated here.
     """
     nodes = {node.path: node for node in space.graph.nodes()}
-    problems: list[Problem] = []
+    problems = list(_histories(space, warehouse))
     for key, audience in space.audiences.items():
         problems += _Check(space, warehouse, nodes, _document(space, key)).run(audience)
     return tuple(sorted(set(problems)))
+
+
+def _histories(space: Space, warehouse: Warehouse) -> Iterator[Problem]:
+    """Columns that space.yaml names for the history of entities."""
+    text, _ = read_text(space.directory / SPACE_FILE, SPACE_FILE)
+    document, _ = read_yaml(text or "", SPACE_FILE)
+    for entity in space.graph.entities:
+        if not has_history(space.config, entity):
+            continue
+        try:
+            entity_table(warehouse, space.config, entity, dt.datetime(2000, 1, 1, tzinfo=dt.UTC))
+        except MissingTableError:
+            continue
+        except ConditionError as error:
+            line = document.line("entities", entity.slug) if document is not None else 1
+            yield Problem(SPACE_FILE, line, str(error), error.remedy)
 
 
 def _document(space: Space, key: str) -> Document:

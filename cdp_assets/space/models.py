@@ -208,6 +208,25 @@ class EventStreamFilter(Model):
     drop_if: FqlCondition = Field(description="FQL: which messages, e.g. type = 'page' and context.page.path = '/health'.")
 
 
+class EntityHistory(Model):
+    """How the table of an entity is read as of an instant that has passed. One of the two kinds."""
+
+    valid_from: str | None = Field(None, description="Column, date or timestamp: a row holds from then on.")
+    valid_to: str | None = Field(
+        None, description="Column, date or timestamp: a row holds no more from then on; null: it still does."
+    )
+    snapshots: bool = Field(False, description="Write down, at each build, the rows that changed since the last one.")
+
+    @model_validator(mode="after")
+    def _one(self) -> EntityHistory:
+        declared = self.valid_from is not None or self.valid_to is not None
+        if declared == self.snapshots:
+            raise ValueError("give 'valid_from' and 'valid_to', or 'snapshots: true'")
+        if declared and (self.valid_from is None or self.valid_to is None):
+            raise ValueError("'valid_from' and 'valid_to' go together")
+        return self
+
+
 class SpaceConfig(Model):
     """``space.yaml``: one customer data platform instance with its own identity universe."""
 
@@ -237,6 +256,10 @@ class SpaceConfig(Model):
     automation: Literal["on", "off"] = Field("on", description="Whether the space's sensors and schedules start switched on.")
     confirmed_breaking_changes: tuple[ConfirmedChange, ...] = Field(
         (), description="Breaking changes of the data graph that may go in; cdp validate --against says how to name each."
+    )
+    entities: dict[str, EntityHistory] = Field(
+        default_factory=dict,
+        description="History of entities of the data graph, by slug; the tables of others are read as they are now.",
     )
     retention_days: int | None = Field(None, ge=1, description="Days that closed partitions keep members and context.")
 

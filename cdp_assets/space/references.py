@@ -64,6 +64,8 @@ def check_references(
     problems += _cycles(documents, audiences)
     if graph is not None and config.profiles == "built":
         problems += _identifier_types(graph, config)
+    if graph is not None:
+        problems += _histories(documents["", "space"], graph, config)
     for key, model in models.items():
         problems += _model(documents["models", key], model, (*keys["traits"], *keys["audiences"]))
     for key, activation in activations.items():
@@ -264,6 +266,14 @@ def _identifier_types(graph: DataGraph, config: SpaceConfig) -> Iterator[Problem
                 did_you_mean(node.join.type, known, "name it in identity.identifiers or identity.custom in space.yaml"),
                 "warning",
             )
+
+
+def _histories(document: Document, graph: DataGraph, config: SpaceConfig) -> Iterator[Problem]:
+    known = {entity.slug for entity in graph.entities}
+    for slug in config.entities:
+        if slug not in known:
+            line = document.line("entities", slug)
+            yield Problem(document.file, line, f"the data graph has no entity '{slug}'", did_you_mean(slug, known))
 
 
 # -- activations -----------------------------------------------------------------------------------------------------------

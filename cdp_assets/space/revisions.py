@@ -88,8 +88,14 @@ def audience_slice(space: Space, key: str) -> Slice:
     traits = {name for _, name in trait_references(audience)} | set(joined)
     # Said only where there is one: an option that is added to the language later changes no revision.
     target = {"target_entity": audience.target_entity} if audience.target_entity else {}
+    histories = {
+        node.entity.slug: {name: str(said).lower() for name, said in _plain(space.config.entities[node.entity.slug]).items()}
+        for node in nodes.values()
+        if node.entity.slug in space.config.entities
+    }
     return {
         **target,
+        **({"histories": histories} if histories else {}),
         "match": audience.match,
         "groups": [
             {"match": group.match, "conditions": [_condition(condition) for condition in group.conditions]}

@@ -23,7 +23,7 @@ DAYS = 4
 OUTSIDE = {"loaded_at", "run_id", "source_run_id"}
 # They tell what late lines corrected, and how one partition differs from the one before; at once nothing is late, and one is built.
 OF_THE_WAY = {f"unified_profiles.{name}" for name in ("id_aliases", "corrections", "corrected_builds")}
-OF_THE_WAY |= {"computed_traits.trait_changes", "computed_traits.account_trait_changes"}
+OF_THE_WAY |= {"computed_traits.trait_changes", "computed_traits.account_trait_changes", "linked_audiences.audience_transitions"}
 WHOLE = ("raw_events", "events", "unified_profiles")
 OF_LAST_PARTITION = ("computed_traits", "linked_audiences")
 

@@ -127,8 +127,8 @@ def test_a_user_finds_the_rooms_reads_an_audience_and_launches_a_run(ui: str, br
         assert groups == [WAREHOUSE_GROUP, *GROUPS.values()]
 
         page.goto(f"{ui}/assets/owl_bank/linked_audiences/overdue_checking", wait_until="domcontentloaded")
-        expect(page.get_by_text("with at least 1 Accounts (accounts) where")).to_be_visible()
-        expect(page.get_by_text("overdue_amount is greater than 0")).to_be_visible()
+        expect(page.get_by_text("with at least 1 Accounts (accounts) where").first).to_be_visible()
+        expect(page.get_by_text("overdue_amount is greater than 0").first).to_be_visible()
         for shown in (
             "customer-data",
             "DuckDB",
