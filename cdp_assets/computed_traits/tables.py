@@ -55,10 +55,10 @@ BUILDS = builds_spec(SCHEMA)
 TABLES = (TRAIT_VALUES, TRAIT_CHANGES, ACCOUNT_VALUES, ACCOUNT_CHANGES, BUILDS)
 
 
-def performed_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+def performed_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids: ir.Table | None = None) -> ir.Table:
     """Messages known by then, each with the canonical profile of its person: the message columns and ``canonical_segment_id``."""
     messages = warehouse.table(MESSAGES.ref)
-    return messages.join(events_as_of(warehouse, graph, as_of), "message_id")
+    return messages.join(events_as_of(warehouse, graph, as_of, ids), "message_id")
 
 
 def stored_values(warehouse: Warehouse, trait: str, partition_key: str) -> ir.Table:

@@ -15,7 +15,15 @@ import pyarrow as pa
 from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
 from cdp_assets.computed_traits.tables import stored_values
 from cdp_assets.data_graph.model import Entity, TraitJoin
-from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, People, compile_audience, events_of, nodes_of
+from cdp_assets.linked_audiences.compile import (
+    PROFILE,
+    CompiledAudience,
+    People,
+    compile_audience,
+    events_of,
+    filtered_events_of,
+    nodes_of,
+)
 from cdp_assets.linked_audiences.entity_history import has_history, take_snapshots
 from cdp_assets.linked_audiences.funnel import survivors
 from cdp_assets.linked_audiences.history import (
@@ -156,6 +164,10 @@ class _Build:
         """Entities of an audience that are read as they stood."""
         return tuple(e.slug for e in _entities_of(self.space, [key]) if has_history(self.space.config, e))
 
+    def ids_at(self, as_of: dt.datetime) -> ir.Table:
+        """Who is part of whom at an instant."""
+        return self.people.ids if as_of == self.as_of else canonical_ids_as_of(self.warehouse, self.space.graph, as_of)
+
     def moved(self, since: dt.datetime, until: dt.datetime) -> ir.Table:
         """:func:`history.moved_people`, computed once for all audiences."""
         if (since, until) not in self.moves:
@@ -195,6 +207,7 @@ def build_audiences(
             space.graph,
             as_of,
             events=[event for key in ordered for event in events_of(space.audiences[key])],
+            filtered=[event for key in ordered for event in filtered_events_of(space.audiences[key])],
             keep=(lambda e: stack.enter_context(warehouse.staged(e))) if shared else (lambda e: e),
         )
         build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)
@@ -285,7 +298,7 @@ def _build_one(build: _Build, key: str) -> AudienceResult:
             entities = _entities(build, key)
             target = _target(build, key)
             for partition, since, moved in recording:
-                record_transitions(warehouse, build.space.graph, key, partition, since, moved)
+                record_transitions(warehouse, build.ids_at(partition.as_of), key, partition, since, moved)
             dropped = drop_old(warehouse, key, _others(build, builds), build.as_of, build.space.config.retention_days)
             _check_size(changes.members + entities)
             record_build(
@@ -356,7 +369,7 @@ def _changes(build: _Build, key: str, members: ir.Table, builds: Sequence[Built]
     earlier = _earlier_partition(build, builds)
     if earlier is not None:
         old = stored_members(warehouse, key, earlier)
-        ids = canonical_ids_as_of(warehouse, build.space.graph, build.as_of)
+        ids = build.people.ids
         # A profile that merged since is, for the comparison, who it is part of now.
         then = old.left_join(ids, old[PROFILE] == ids["segment_id"])
         person = ibis.coalesce(then["canonical_segment_id_right"], then["canonical_segment_id"])

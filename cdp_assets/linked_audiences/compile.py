@@ -42,7 +42,13 @@ from cdp_assets.space.models import (
 )
 from cdp_assets.space.operators import ConditionError, compare, event_value, joined_by, negates, positive
 from cdp_assets.space.space import Space
-from cdp_assets.unified_profiles.tables import identifiers_as_of, profiles_as_of, suppressed_as_of, traits_as_of
+from cdp_assets.unified_profiles.tables import (
+    canonical_ids_as_of,
+    identifiers_as_of,
+    profiles_as_of,
+    suppressed_as_of,
+    traits_as_of,
+)
 from resources.warehouse import TableRef, Warehouse, timestamp_literal
 
 MembersOf = Callable[[str], ir.Table]
@@ -76,8 +82,8 @@ class People:
     """The people as of an instant, read once for any number of audiences.
 
     ``keep`` turns an expression into what is read from then on: itself, or the table that it was staged into.
-    ``events``: names of the events that the audiences speak about. ``suppressions``: whether anybody may be suppressed; without it
-    the warehouse is asked.
+    ``events``: names of the events that the audiences speak about; ``filtered``: those of which more than when and by whom is asked,
+    which are then without message ids (None: all). ``suppressions``: whether anybody may be suppressed; without it the warehouse is asked.
     """
 
     def __init__(
@@ -87,39 +93,55 @@ class People:
         as_of: dt.datetime,
         *,
         events: Iterable[str] = (),
+        filtered: Iterable[str] | None = None,
         keep: Callable[[ir.Table], ir.Table] = lambda expression: expression,
         suppressions: bool | None = None,
     ) -> None:
         self._source = (warehouse, graph, as_of)
         self._names = sorted(set(events))
+        self._told = filtered is None
+        self._filtered = self._names if filtered is None else sorted(set(filtered))
         self._keep = keep
         self._suppressions = suppressions
 
     @cached_property
+    def ids(self) -> ir.Table:
+        """(segment_id, canonical_segment_id): who is part of whom."""
+        return self._keep(canonical_ids_as_of(*self._source))
+
+    @cached_property
     def profiles(self) -> ir.Table:
         """(canonical_segment_id): everybody who can be a member. Who is suppressed cannot, whatever an audience says."""
-        profiles = profiles_as_of(*self._source)
+        profiles = profiles_as_of(*self._source, self.ids)
         barring = any_suppressions(self._source[0]) if self._suppressions is None else self._suppressions
         if barring:
-            profiles = profiles.anti_join(suppressed_as_of(*self._source), PROFILE)
+            profiles = profiles.anti_join(suppressed_as_of(*self._source, self.ids), PROFILE)
         return self._keep(profiles)
 
     @cached_property
     def identifiers(self) -> ir.Table:
         """(canonical_segment_id, type, value)"""
-        return self._keep(identifiers_as_of(*self._source).select(PROFILE, "type", "value"))
+        return self._keep(identifiers_as_of(*self._source, self.ids).select(PROFILE, "type", "value"))
 
     @cached_property
     def traits(self) -> ir.Table:
         """(canonical_segment_id, name, value) from identify calls"""
-        return self._keep(traits_as_of(*self._source).select(PROFILE, "name", "value"))
+        return self._keep(traits_as_of(*self._source, self.ids).select(PROFILE, "name", "value"))
 
     @cached_property
     def events(self) -> ir.Table:
-        """(canonical_segment_id, message_id, event, timestamp, properties, context, name)"""
-        performed = performed_as_of(*self._source)
+        """(canonical_segment_id, message_id, event, timestamp, properties, context, name); the last three only where they are asked for."""
+        performed = performed_as_of(*self._source, self.ids)
         performed = performed.filter(performed.event.isin(self._names))
-        return self._keep(performed.select(PROFILE, "message_id", "event", "timestamp", "properties", "context", "name"))
+        asked = performed.event.isin(self._filtered) if self._filtered else ibis.literal(False)
+        # Documents are most of an event's bytes.
+        documents = {
+            name: performed[name] if self._filtered == self._names else ibis.ifelse(asked, performed[name], ibis.null("string"))
+            for name in ("properties", "context", "name")
+        }
+        # Where nothing but their number counts, nobody asks for their ids either.
+        ids = performed["message_id"] if self._told else ibis.null("string")
+        return self._keep(performed.select(PROFILE, "event", "timestamp", message_id=ids, **documents))
 
 
 def compile_audience(
@@ -179,6 +201,13 @@ def compile_inline(
 def events_of(audience: Audience) -> set[str]:
     """Events that the audience speaks about."""
     return {c.event for group in audience.groups for c in group.conditions if isinstance(c, EventCondition)}
+
+
+def filtered_events_of(audience: Audience) -> set[str]:
+    """Those of which the audience asks more than when they happened."""
+    return {
+        c.event for group in audience.groups for c in group.conditions if isinstance(c, EventCondition) and c.where is not None
+    }
 
 
 def tables_of(graph: DataGraph, audience: Audience) -> set[TableRef]:
@@ -256,7 +285,7 @@ class Compiler:
             case EventCondition():
                 rows = self._events(condition)
                 keyed = rows.select(cdp_key=rows[PROFILE], cdp_id=rows["message_id"])
-                return quantified(profile, keyed, condition, negated=condition.without_event is not None)
+                return quantified(profile, keyed, condition, negated=condition.without_event is not None, unique=True)
             case AudienceCondition():
                 inside = profile.isin(self.members_of(condition.audience)[PROFILE])
                 return ~inside if condition.not_part_of else inside

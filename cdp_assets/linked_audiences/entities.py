@@ -336,15 +336,20 @@ def yields(condition: EntityCondition) -> bool:
 # -- quantities ----------------------------------------------------------------------------------------------------------
 
 
-def quantified(key: ir.Value, keyed: ir.Table, condition: EntityCondition | EventCondition, *, negated: bool) -> ir.BooleanValue:
-    """Whether ``key`` has so many distinct ``cdp_id`` in ``keyed``: (cdp_key, cdp_id). A null key has none. Never NULL."""
+def quantified(
+    key: ir.Value, keyed: ir.Table, condition: EntityCondition | EventCondition, *, negated: bool, unique: bool = False
+) -> ir.BooleanValue:
+    """Whether ``key`` has so many distinct ``cdp_id`` in ``keyed``: (cdp_key, cdp_id). A null key has none. Never NULL.
+
+    ``unique``: no two rows of ``keyed`` have one ``cdp_id``, so that counting rows, which costs less, counts them.
+    """
     keyed = keyed.filter(keyed["cdp_key"].notnull())
 
     def among(found: ir.Table) -> ir.BooleanValue:
         return key.notnull() & key.isin(found["cdp_key"])
 
     def counted(verdict: Callable[[ir.IntegerValue], ir.BooleanValue]) -> ir.BooleanValue:
-        counts = keyed.group_by("cdp_key").aggregate(cdp_count=keyed["cdp_id"].nunique())
+        counts = keyed.group_by("cdp_key").aggregate(cdp_count=keyed.count() if unique else keyed["cdp_id"].nunique())
         return among(counts.filter(verdict(counts["cdp_count"])))
 
     quantifier, number = condition.quantifier

@@ -113,11 +113,11 @@ def members_before(
 
 
 def record_transitions(
-    warehouse: Warehouse, graph: DataGraph, audience: str, built: Built, earlier: Earlier | None, moved: ir.Table | None
+    warehouse: Warehouse, ids: ir.Table, audience: str, built: Built, earlier: Earlier | None, moved: ir.Table | None
 ) -> None:
     """Replace the transitions of a partition: its stored members against those of ``earlier``; without one everybody entered.
 
-    ``moved``: :func:`moved_people` between the two. Why: ``identity`` where a person is a member under another id, or became a
+    ``ids``: canonical ids at the partition's as_of. ``moved``: :func:`moved_people` between the two. Why: ``identity`` where a person is a member under another id, or became a
     member or stopped being one with the profiles that it consists of; ``definition`` where the two partitions mean different things
     by the audience; else ``data``, which includes what passing time alone does. Call it within a transaction.
     """
@@ -126,9 +126,9 @@ def record_transitions(
     if earlier is None or moved is None:
         rows = now.select(PROFILE, change=ibis.literal("entered"), why=ibis.literal("data"))
     else:
-        ids = canonical_ids_as_of(warehouse, graph, built.as_of).select("segment_id", person="canonical_segment_id")
+        people = ids.select("segment_id", person="canonical_segment_id")
         old = earlier.members
-        then = old.left_join(ids, old[PROFILE] == ids["segment_id"])
+        then = old.left_join(people, old[PROFILE] == people["segment_id"])
         then = then.select(PROFILE, person=ibis.coalesce(then["person"], then[PROFILE]))
         entered, left = now.anti_join(then, PROFILE), then.anti_join(now, PROFILE)
         entered = entered.select(PROFILE, change=ibis.literal("entered"), same_person=entered[PROFILE].isin(then["person"]))

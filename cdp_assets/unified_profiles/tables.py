@@ -358,18 +358,19 @@ def canonical_ids_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.dateti
     return latest(_known(updates, as_of), ["segment_id"]).select("segment_id", "canonical_segment_id")
 
 
-def profiles_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+def profiles_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids: ir.Table | None = None) -> ir.Table:
     """(canonical_segment_id): the profiles that existed and were not merged away."""
-    ids = canonical_ids_as_of(warehouse, graph, as_of)
+    ids = canonical_ids_as_of(warehouse, graph, as_of) if ids is None else ids
     return ids.select("canonical_segment_id").distinct()
 
 
-def identifiers_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+def identifiers_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids: ir.Table | None = None) -> ir.Table:
     """(canonical_segment_id, segment_id, type, value, seq): one row per type and value; seq of the last event that carried it there.
 
-    In all readings ``segment_id`` is the profile that the row belonged to before merges.
+    In all readings ``segment_id`` is the profile that the row belonged to before merges, and ``ids`` are canonical_ids_as_of, for those
+    who read several.
     """
-    ids = canonical_ids_as_of(warehouse, graph, as_of)
+    ids = canonical_ids_as_of(warehouse, graph, as_of) if ids is None else ids
     if graph.external:
         log = external.mapping_log(warehouse, graph, as_of)
     else:
@@ -382,9 +383,9 @@ def identifiers_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime
     )
 
 
-def traits_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+def traits_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids: ir.Table | None = None) -> ir.Table:
     """(canonical_segment_id, segment_id, name, value): traits from identify calls, the newest value per name, removed ones left out."""
-    ids = canonical_ids_as_of(warehouse, graph, as_of)
+    ids = canonical_ids_as_of(warehouse, graph, as_of) if ids is None else ids
     log = external.trait_log(warehouse, graph, as_of) if graph.external else warehouse.table(TRAIT_UPDATES.ref)
     newest = latest(_known(log, as_of).join(ids, "segment_id"), ["canonical_segment_id", "name"])
     return newest.filter(newest.value.notnull()).select("canonical_segment_id", "segment_id", "name", "value")
@@ -403,9 +404,9 @@ def consent_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) ->
     )
 
 
-def events_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+def events_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids: ir.Table | None = None) -> ir.Table:
     """(message_id, canonical_segment_id, segment_id): the canonical profile of each resolved message known by then."""
-    ids = canonical_ids_as_of(warehouse, graph, as_of)
+    ids = canonical_ids_as_of(warehouse, graph, as_of) if ids is None else ids
     if graph.external:
         events = external.event_log(warehouse, graph)
         if events is None:
@@ -427,14 +428,14 @@ def _events_of_identifiers(warehouse: Warehouse, graph: DataGraph, as_of: dt.dat
     return named.join(identifiers, ["type", "value"]).select("message_id", "canonical_segment_id", "segment_id")
 
 
-def suppressed_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+def suppressed_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids: ir.Table | None = None) -> ir.Table:
     """(canonical_segment_id), distinct: profiles that hold a suppressed identifier. Ask :func:`any_suppressions` first.
 
     A profile that merged is suppressed with the one that it is part of; after an unmerge only the side with the identifier is.
     """
     wanted = suppressions_at(warehouse, as_of)
     wanted = wanted.select(wanted_type=wanted.identifier_type, wanted_hash=wanted.value_hash)
-    held = identifiers_as_of(warehouse, graph, as_of)
+    held = identifiers_as_of(warehouse, graph, as_of, ids)
     # Hashing only the types that are suppressed at all.
     held = held.filter(held.type.isin(wanted.wanted_type))
     held = held.select("canonical_segment_id", held_type=held.type, held_hash=fn.sha256(held.value))
