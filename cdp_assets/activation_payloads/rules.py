@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cdp_assets.activation_payloads.tables import TIMESTAMP_TOKEN
 from cdp_assets.space.models import Activation
 from cdp_assets.space.space import Space
 from resources.destinations import FieldRule, registry
@@ -33,7 +34,7 @@ class Target:
 def target_of(space: Space, activation: Activation) -> Target:
     """The activation's target. Raises PayloadError when no field is the destination key."""
     kind = space.config.destinations[activation.destination].type
-    capabilities = registry.capabilities(kind)
+    capabilities = registry.capabilities(kind, activation.action)
     thing = str(activation.settings.get("object", ""))
     key_field = activation.settings.get("key_field") or _of_object(capabilities.default_key_fields, thing)
     if not key_field:
@@ -89,6 +90,9 @@ def _fits(kind: str, value: Any) -> bool:
         return isinstance(value, (str, int, float))
     if not isinstance(value, str):
         return False
+    if value == TIMESTAMP_TOKEN:
+        # What stands there until the message is sent, when it becomes the instant.
+        return kind in ("datetime", "date")
     if kind == "email":
         return _EMAIL.fullmatch(value) is not None
     try:

@@ -18,7 +18,7 @@ import pandera.ibis as pa
 from cdp_assets.activation_payloads.consent import identifier_leaks
 from cdp_assets.activation_payloads.people import LATEST
 from cdp_assets.activation_payloads.rules import target_of
-from cdp_assets.activation_payloads.tables import PAYLOADS
+from cdp_assets.activation_payloads.tables import PAYLOADS, TIMESTAMP_TOKEN
 from cdp_assets.quality import RowRule, not_in, schema_of
 from cdp_assets.space.models import Activation
 from cdp_assets.space.space import Space
@@ -167,8 +167,9 @@ _WRONG: dict[str, Callable[[ir.StringValue], ir.BooleanValue]] = {
     "integer": lambda v: fn.try_double(v).isnull() | (fn.try_double(v) % 1 != 0),
     "boolean": lambda v: v.notin(["true", "false"]),
     "email": lambda v: ~v.re_search(_EMAIL),
-    "datetime": lambda v: fn.try_timestamp(v).isnull(),
-    "date": lambda v: fn.try_timestamp(v).isnull() | ~v.re_search(_DATE),
+    # The token becomes the instant at which the message is sent.
+    "datetime": lambda v: fn.try_timestamp(v).isnull() & (v != TIMESTAMP_TOKEN),
+    "date": lambda v: (fn.try_timestamp(v).isnull() | ~v.re_search(_DATE)) & (v != TIMESTAMP_TOKEN),
 }
 
 

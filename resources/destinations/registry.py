@@ -10,11 +10,13 @@ from typing import Final
 
 from resources.destinations import Capabilities, Connection, Destination, DestinationConfigError
 
-# type -> module with CAPABILITIES and connect(Connection) -> Destination. The twin is resources.sandbox.TYPE.
+# type -> module with CAPABILITIES and connect(Connection) -> Destination; with capabilities_of(action) where its actions differ.
+# The twin is resources.sandbox.TYPE.
 CONNECTORS: Final = {
     "salesforce": "resources.destinations.salesforce",
     "gainsight": "resources.destinations.gainsight",
     "marketo": "resources.destinations.marketo",
+    "braze": "resources.destinations.braze",
 }
 
 
@@ -24,9 +26,11 @@ def _module(kind: str):
     return importlib.import_module(CONNECTORS[kind])
 
 
-def capabilities(kind: str) -> Capabilities:
-    """What a destination type can do. Raises :class:`DestinationConfigError` for an unknown type."""
-    return _module(kind).CAPABILITIES
+def capabilities(kind: str, action: str | None = None) -> Capabilities:
+    """What a destination type, or one of its actions, can do. Raises :class:`DestinationConfigError` for an unknown type."""
+    module = _module(kind)
+    of_action = getattr(module, "capabilities_of", None)
+    return of_action(action) if of_action is not None and action is not None else module.CAPABILITIES
 
 
 def connect(kind: str, connection: Connection) -> Destination:

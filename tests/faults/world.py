@@ -8,6 +8,7 @@ import itertools
 import json
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ class System:
     bad: Mapping[str, Any]
     held: Callable[[list[dict[str, Any]]], dict[str, int]]
     when: str = "enters_or_exits"
+    action: str = "upsert"
 
 
 def _members(key: str, value: str, flag: str) -> Callable[[list[dict[str, Any]]], dict[str, int]]:
@@ -53,6 +55,11 @@ def _members(key: str, value: str, flag: str) -> Callable[[list[dict[str, Any]]]
         return {record[key]: int(record[value]) for record in records if record[flag]}
 
     return read
+
+
+def _happened(records: list[dict[str, Any]]) -> dict[str, int]:
+    """Key -> how often its event is there."""
+    return dict(Counter(record["external_id"] for record in records))
 
 
 BAD = -1  # a value that stands for a record that the system refuses
@@ -81,8 +88,25 @@ SYSTEMS = {
             {"Industry": "I" * 300},
             _members("Name", "Value__gc", "Member__gc"),
         ),
+        System(
+            "braze",
+            {"object": "User", "flag_field": "member"},
+            lambda key, value, member: {"external_id": key, "value": value, "member": member},
+            {"first_name": "F" * 300},
+            _members("external_id", "value", "member"),
+            action="attributes",
+        ),
     )
 }
+EVENTS = System(
+    "braze",
+    {"object": "Event"},
+    lambda key, value, member: {"name": "Entered", "time": "2026-01-01T00:00:00Z", "properties": {"value": value}},
+    {"name": ""},
+    _happened,
+    when="enters",
+    action="events",
+)
 
 
 class RealLab(Lab):
@@ -118,6 +142,7 @@ class World:
             self.system.when,
             destination=self.system.type,
             settings=dict(self.system.settings),
+            action=self.system.action,
             sync_property_changes=True,
             guardrails={"max_exit_share": None, "max_exits": None},
         )
@@ -178,7 +203,7 @@ class World:
 
     @property
     def _capabilities(self) -> Any:
-        return dataclasses.replace(capabilities(self.system.type), batch_rows=self.rows)
+        return dataclasses.replace(capabilities(self.system.type, self.activation.action), batch_rows=self.rows)
 
     def _connect(self) -> Destination:
         connection = Connection("sandbox", self.account, self.settings, {}, f"{self.twins}/{self.system.type}")
