@@ -22,6 +22,7 @@ from cdp_assets.linked_audiences.compile import (
     compile_audience,
     events_of,
     filtered_events_of,
+    joined_columns,
     nodes_of,
 )
 from cdp_assets.linked_audiences.entity_history import has_history, take_snapshots
@@ -209,6 +210,7 @@ def build_audiences(
             events=[event for key in ordered for event in events_of(space.audiences[key])],
             filtered=[event for key in ordered for event in filtered_events_of(space.audiences[key])],
             keep=(lambda e: stack.enter_context(warehouse.staged(e))) if shared else (lambda e: e),
+            joined=joined_columns(space.graph, [space.audiences[key] for key in ordered]) if shared else None,
         )
         build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)
         there = _built_already(warehouse, window)

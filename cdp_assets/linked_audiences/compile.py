@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,11 +24,11 @@ import ibis
 import ibis.expr.types as ir
 
 from cdp_assets.computed_traits.tables import performed_as_of
-from cdp_assets.data_graph.model import DataGraph, JunctionJoin, Node
+from cdp_assets.data_graph.model import ColumnJoin, DataGraph, JunctionJoin, Node
 from cdp_assets.linked_audiences.entities import PROFILE, EntityRows, child_node, quantified, yields
 from cdp_assets.linked_audiences.entity_history import entity_table
 from cdp_assets.raw_events.tables import any_suppressions
-from cdp_assets.space.conditions import filters_of
+from cdp_assets.space.conditions import entity_references, filters_of
 from cdp_assets.space.models import (
     Audience,
     AudienceCondition,
@@ -83,7 +83,8 @@ class People:
 
     ``keep`` turns an expression into what is read from then on: itself, or the table that it was staged into.
     ``events``: names of the events that the audiences speak about; ``filtered``: those of which more than when and by whom is asked,
-    which are then without message ids (None: all). ``suppressions``: whether anybody may be suppressed; without it the warehouse is asked.
+    which are then without message ids (None: all). ``joined``: nodes below the profile whose rows are joined to it once, and the columns
+    that are asked for (:func:`joined_columns`). ``suppressions``: whether anybody may be suppressed; without it the warehouse is asked.
     """
 
     def __init__(
@@ -96,13 +97,25 @@ class People:
         filtered: Iterable[str] | None = None,
         keep: Callable[[ir.Table], ir.Table] = lambda expression: expression,
         suppressions: bool | None = None,
+        joined: Mapping[str, Collection[str]] | None = None,
     ) -> None:
+        self._joined, self._rows = joined or {}, dict[str, ir.Table]()
         self._source = (warehouse, graph, as_of)
         self._names = sorted(set(events))
         self._told = filtered is None
         self._filtered = self._names if filtered is None else sorted(set(filtered))
         self._keep = keep
         self._suppressions = suppressions
+
+    def rows_of(self, node: Node, make: Callable[[], ir.Table]) -> ir.Table | None:
+        """A node's rows with ``cdp_profile``, where many ask for them."""
+        if node.path not in self._joined:
+            return None
+        if node.path not in self._rows:
+            rows = make()
+            columns = [name for name in rows.columns if name in self._joined[node.path]]
+            self._rows[node.path] = self._keep(rows.select("cdp_profile", *columns))
+        return self._rows[node.path]
 
     @cached_property
     def ids(self) -> ir.Table:
@@ -210,6 +223,31 @@ def filtered_events_of(audience: Audience) -> set[str]:
     }
 
 
+def joined_columns(graph: DataGraph, audiences: Iterable[Audience]) -> dict[str, set[str]]:
+    """Nodes below the profile that several conditions speak about, with the columns that any of them could ask for, lower case."""
+    times: dict[str, int] = {}
+    named: dict[str, set[str]] = {}
+    for audience in audiences:
+        for reference in entity_references(audience):
+            top = reference.path.split(":")[0]
+            columns = named.setdefault(top, set())
+            times[top] = times.get(top, 0) + (reference.parent is None)
+            for _, wanted in reference.filters:
+                columns |= {wanted.column.lower()} if reference.parent is None else set()
+                columns |= {wanted.reference.column.lower()} if wanted.reference and wanted.reference.column else set()
+    found = {}
+    for node in graph.nodes():
+        if node.path in times and times[node.path] > 1:
+            below = [child.join for child in graph.nodes() if child.parent == node.path]
+            keys = {
+                join.left if isinstance(join, ColumnJoin) else join.parent_column
+                for join in below
+                if isinstance(join, ColumnJoin | JunctionJoin)
+            }
+            found[node.path] = {name.lower() for name in (node.entity.primary_key, *keys)} | named[node.path]
+    return found
+
+
 def tables_of(graph: DataGraph, audience: Audience) -> set[TableRef]:
     """Entity and junction tables on the audience's paths. Raises ConditionError for a relationship that the graph lacks."""
     return {
@@ -256,6 +294,7 @@ class Compiler:
             lambda: people.identifiers,
             self._trait_rows,
             lambda entity: entity_table(warehouse, space.config, entity, as_of),
+            people.rows_of,
         )
 
     # -- members ---------------------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ class EntityRows:
     """Compiles entity conditions.
 
     identifiers: (canonical_segment_id, type, value). trait: name -> (canonical_segment_id, value), the value as text or number.
-    rows_of: the rows of an entity at ``as_of``.
+    rows_of: the rows of an entity at ``as_of``. kept: of a node below the profile its rows with ``cdp_profile``, computed once for many
+    conditions, made by the function that goes with it; None where that is not worth it.
     """
 
     warehouse: Warehouse
@@ -65,6 +66,7 @@ class EntityRows:
     identifiers: Callable[[], ir.Table]
     trait: Callable[[str], ir.Table]
     rows_of: Callable[[Entity], ir.Table]
+    kept: Callable[[Node, Callable[[], ir.Table]], ir.Table | None] = lambda node, make: None
     _names: dict[Above, str] = field(default_factory=dict)
 
     # -- whether -----------------------------------------------------------------------------------------------------
@@ -80,6 +82,9 @@ class EntityRows:
         """Passing rows of a node below the profile with ``cdp_profile``; a row as often as it has profiles."""
         table = self._table(node)
         if not self._above(condition, None):
+            kept = self.kept(node, lambda: self._joined_to_profiles(node, table, condition).drop("cdp_value"))
+            if kept is not None:
+                return self._passing(kept, node, condition)
             return self._joined_to_profiles(node, self._passing(table, node, condition), condition).drop("cdp_value")
         rows = self._joined_to_profiles(node, table, condition).drop("cdp_value")
         return self._passing(rows, node, condition)

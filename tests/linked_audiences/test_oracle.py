@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlglot.optimizer.qualify import qualify
 
 from cdp_assets.computed_traits.tables import TRAIT_VALUES, stored_values
-from cdp_assets.linked_audiences.compile import People, compile_audience, compile_inline
+from cdp_assets.linked_audiences.compile import People, compile_audience, compile_inline, joined_columns
 from cdp_assets.space.space import Space
 from resources.warehouse import TableRef, Warehouse
 from resources.warehouse.compiling import CompilingWarehouse
@@ -75,7 +75,15 @@ def by_the_product(warehouse: Warehouse, drawn: Town, logins: dict[str, int]) ->
         def keep(expression: ir.Table) -> ir.Table:
             return stack.enter_context(warehouse.staged(expression))
 
-        people = People(warehouse, drawn.made.graph, AS_OF, events=["Login", "Pay"], keep=keep, suppressions=False)
+        people = People(
+            warehouse,
+            drawn.made.graph,
+            AS_OF,
+            events=["Login", "Pay"],
+            keep=keep,
+            suppressions=False,
+            joined=joined_columns(drawn.made.graph, drawn.made.audiences.values()),
+        )
         logins_now = keep(stored_values(warehouse, "logins", "now"))
         staged: dict[str, ir.Table] = {}
         for key, audience in drawn.made.audiences.items():
