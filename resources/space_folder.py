@@ -8,9 +8,12 @@ from pathlib import Path
 from cdp_assets.activation_payloads.consent import lineage_problems
 from cdp_assets.activation_payloads.mapping_kit import validate_mapping
 from cdp_assets.space.confirmed import ConfirmedChange
+from cdp_assets.space.documents import read_text, read_yaml
 from cdp_assets.space.home import Home
-from cdp_assets.space.load import Draft, load_space
+from cdp_assets.space.load import SPACE_FILE, Draft, load_space
 from cdp_assets.space.space import Problem, Space, SpaceError
+from resources.destinations import DestinationConfigError
+from resources.destinations.registry import capabilities
 from resources.warehouse.open import expand
 
 
@@ -25,9 +28,26 @@ def load(directory: Path, *, judged: Sequence[ConfirmedChange] = (), draft: Draf
         for key, activation in space.activations.items()
         for text in lineage_problems(space, activation)
     ]
+    problems += _unfit_destinations(space)
     if problems:
         raise SpaceError(tuple(sorted(problems)))
     return space
+
+
+def _unfit_destinations(space: Space) -> list[Problem]:
+    """Destinations that an activation uses and whose type is unknown, or whose settings cannot work."""
+    found = {}
+    for activation in space.activations.values():
+        config = space.config.destinations[activation.destination]
+        try:
+            capabilities(config.type, activation.action, config.settings)
+        except DestinationConfigError as error:
+            text, _ = read_text(space.directory / SPACE_FILE, SPACE_FILE)
+            document, _ = read_yaml(text or "", SPACE_FILE)
+            line = document.line("destinations", activation.destination) if document is not None else 1
+            said = f"destination '{activation.destination}': {error}"
+            found[activation.destination] = Problem(SPACE_FILE, line, said, "correct its type or settings")
+    return list(found.values())
 
 
 def landing_folder(space: Space, home: Home) -> Path:

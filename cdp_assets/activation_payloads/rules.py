@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from cdp_assets.activation_payloads.tables import TIMESTAMP_TOKEN
 from cdp_assets.space.models import Activation
 from cdp_assets.space.space import Space
-from resources.destinations import FieldRule, registry
+from resources.destinations import DestinationConfigError, FieldRule, registry
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _T = TypeVar("_T")
@@ -33,8 +33,12 @@ class Target:
 
 def target_of(space: Space, activation: Activation) -> Target:
     """The activation's target. Raises PayloadError when no field is the destination key."""
-    kind = space.config.destinations[activation.destination].type
-    capabilities = registry.capabilities(kind, activation.action)
+    destination = space.config.destinations[activation.destination]
+    kind = destination.type
+    try:
+        capabilities = registry.capabilities(kind, activation.action, destination.settings)
+    except DestinationConfigError as error:
+        raise PayloadError(f"destination {activation.destination}: {error}") from None
     thing = str(activation.settings.get("object", ""))
     key_field = activation.settings.get("key_field") or _of_object(capabilities.default_key_fields, thing)
     if not key_field:

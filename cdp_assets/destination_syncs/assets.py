@@ -106,7 +106,7 @@ def request_of(loaded: Space, activation: Activation, *, run_id: str, **given: A
     return SyncRequest(
         activation=activation,
         account=account_of(config),
-        capabilities=capabilities(config.type, activation.action),
+        capabilities=capabilities(config.type, activation.action, config.settings),
         graph=loaded.graph,
         run_id=run_id,
         now=dt.datetime.now(dt.UTC),

@@ -68,7 +68,7 @@ CAPABILITIES: Final = Capabilities(
 _EVENTS: Final = dataclasses.replace(CAPABILITIES, resend="append", retract="none")
 
 
-def capabilities_of(action: str) -> Capabilities:
+def capabilities_of(action: str, settings: Mapping[str, Any]) -> Capabilities:
     """What an action can do: attributes are set, so they may be set again; an event that is sent again is another event."""
     return _EVENTS if action == "events" else CAPABILITIES
 

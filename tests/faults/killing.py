@@ -17,9 +17,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import sqlalchemy as sa
+from botocore.httpsession import URLLib3Session
 
 from resources.warehouse.duckdb import DuckDBWarehouse
 
@@ -42,7 +44,7 @@ class Points:
     def watch(self) -> None:
         """From now on, for good: meant for a child that ends."""
         run, append = DuckDBWarehouse._run, DuckDBWarehouse._append
-        handle = httpx.HTTPTransport.handle_request
+        handle, send = httpx.HTTPTransport.handle_request, URLLib3Session.send
 
         def watched_run(warehouse: DuckDBWarehouse, sql: str) -> int | None:
             if sql == "COMMIT" or (warehouse._depth == 0 and sql.startswith(_WRITES)):
@@ -58,9 +60,14 @@ class Points:
             self.reach(f"send: {request.method} {request.url.path}")
             return handle(transport, request)
 
+        def watched_send(session: URLLib3Session, request: Any) -> Any:
+            self.reach(f"send: {request.method} {urlsplit(request.url).path}")
+            return send(session, request)
+
         DuckDBWarehouse._run = watched_run  # type: ignore[method-assign]
         DuckDBWarehouse._append = watched_append  # type: ignore[method-assign]
         httpx.HTTPTransport.handle_request = watched_request  # type: ignore[method-assign]
+        URLLib3Session.send = watched_send
         sa.event.listen(sa.Engine, "commit", lambda connection: self.reach("journal: commit"))
 
 

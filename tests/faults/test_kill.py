@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.faults.killing import Points, every_point, in_child, names_of
-from tests.faults.world import SYSTEMS, World
+from tests.faults.world import HTTP, SYSTEMS, World
 
 # Who is in before and after: p1 and p2 stay, p3 changes, p4 leaves, p5 withdraws its consent, p6 to p8 enter.
 BEFORE = {"p1": 1, "p2": 1, "p3": 1, "p4": 1, "p5": 1}
 AFTER = {"p1": 1, "p2": 1, "p3": 2, "p5": 1, "p6": 1, "p7": 1, "p8": 1}
 RIGHT = {f"{person}@x.org": value for person, value in AFTER.items() if person != "p5"}
+EVERY = {**SYSTEMS, "http": HTTP}
 PEOPLE = dict.fromkeys([f"p{n}" for n in range(1, 9)], True)
 
 
 def prepared(folder: Path, twins: tuple[str, Path], system: str) -> tuple[World, Path]:
     """A world in which BEFORE is delivered and AFTER is wanted, and its files."""
-    world = World(folder / "world", twins[0], SYSTEMS[system])
+    world = World(folder / "world", twins[0], EVERY[system])
     world.change(BEFORE, PEOPLE)
     assert world.sync("first").delivered == len(BEFORE)
     world.change(AFTER, {"p5": False})
@@ -33,7 +34,7 @@ def prepared(folder: Path, twins: tuple[str, Path], system: str) -> tuple[World,
     return world, kept
 
 
-@pytest.mark.parametrize("system", [name for name, system in SYSTEMS.items() if system.when == "enters_or_exits"])
+@pytest.mark.parametrize("system", EVERY)
 def test_set_and_upsert_destinations_end_exactly_right(tmp_path: Path, twins: tuple[str, Path], system: str) -> None:
     world, kept = prepared(tmp_path, twins, system)
     names = names_of(lambda: world.sync("killed"))

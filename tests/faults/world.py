@@ -44,6 +44,7 @@ class System:
     held: Callable[[list[dict[str, Any]]], dict[str, int]]
     when: str = "enters_or_exits"
     action: str = "upsert"
+    connection: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _members(key: str, value: str, flag: str) -> Callable[[list[dict[str, Any]]], dict[str, int]]:
@@ -57,9 +58,9 @@ def _members(key: str, value: str, flag: str) -> Callable[[list[dict[str, Any]]]
     return read
 
 
-def _happened(records: list[dict[str, Any]]) -> dict[str, int]:
-    """Key -> how often its event is there."""
-    return dict(Counter(record["external_id"] for record in records))
+def _happened(key: str) -> Callable[[list[dict[str, Any]]], dict[str, int]]:
+    """Reads events: key -> how often its event is there."""
+    return lambda records: dict(Counter(record[key] for record in records))
 
 
 BAD = -1  # a value that stands for a record that the system refuses
@@ -98,15 +99,38 @@ SYSTEMS = {
         ),
     )
 }
-EVENTS = System(
-    "braze",
-    {"object": "Event"},
-    lambda key, value, member: {"name": "Entered", "time": "2026-01-01T00:00:00Z", "properties": {"value": value}},
-    {"name": ""},
-    _happened,
-    when="enters",
-    action="events",
+# A declared API knows no refusal that passes, so a storm of them is not for it.
+HTTP = System(
+    "http",
+    {"path": "contacts", "key_field": "id", "flag_field": "member"},
+    lambda key, value, member: {"id": key, "value": value, "member": member},
+    {"refuse": True},
+    _members("id", "value", "member"),
+    connection={"results": "results"},
 )
+APPENDING = {
+    system.type: system
+    for system in (
+        System(
+            "braze",
+            {"object": "Event"},
+            lambda key, value, member: {"name": "Entered", "time": "2026-01-01T00:00:00Z", "properties": {"value": value}},
+            {"name": ""},
+            _happened("external_id"),
+            when="enters",
+            action="events",
+        ),
+        System(
+            "kinesis",
+            {"stream": "entered", "key_field": "email"},
+            lambda key, value, member: {"value": value},
+            {},
+            _happened("PartitionKey"),
+            when="enters",
+            action="put",
+        ),
+    )
+}
 
 
 class RealLab(Lab):
@@ -203,10 +227,14 @@ class World:
 
     @property
     def _capabilities(self) -> Any:
-        return dataclasses.replace(capabilities(self.system.type, self.activation.action), batch_rows=self.rows)
+        return dataclasses.replace(
+            capabilities(self.system.type, self.activation.action, self.system.connection), batch_rows=self.rows
+        )
 
     def _connect(self) -> Destination:
-        connection = Connection("sandbox", self.account, self.settings, {}, f"{self.twins}/{self.system.type}")
+        connection = Connection(
+            "sandbox", self.account, {**self.settings, **self.system.connection}, {}, f"{self.twins}/{self.system.type}"
+        )
         destination = connect(self.system.type, connection)
         destination.capabilities = self._capabilities
         return destination
