@@ -1,8 +1,9 @@
 """The keys that a sync considers, and the facts about each: desired payloads against the ledger, after merge resolution.
 
-One expression: the ledger's people are brought up to date (aliases, merges), several rows of one person are told apart (the one with
-the current destination key, the others), consent is looked up, and all of it is joined in full with the payloads. What follows from
-the facts is in :mod:`states`.
+First the keys are set aside about which there is nothing to say, most of them in a usual sync. Of the others, one expression: the
+ledger's people are brought up to date (aliases, merges), several rows of one person are told apart (the one with the current destination
+key, the others), consent is looked up, and all of it is joined in full with the payloads. What follows from the facts is in
+:mod:`states`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from cdp_assets.unified_profiles.tables import (
     ID_ALIASES,
     canonical_ids_as_of,
     consent_as_of,
+    merged_ids_as_of,
     profile_schema,
     profile_sources,
     suppressed_as_of,
@@ -111,6 +113,7 @@ class People:
             self.graph is not None and warehouse.has(ID_ALIASES.ref) and warehouse.count(warehouse.table(ID_ALIASES.ref)) > 0
         )
         self.barring = self.graph is not None and any_suppressions(warehouse)
+        self.agreed: ir.Table | None = None
 
     def current(self, table: ir.Table, column: str, at: dt.datetime, name: str) -> ir.Table:
         """``table`` with ``name``: whom the id in ``column`` stands for at ``at``, through renames and merges."""
@@ -122,7 +125,7 @@ class People:
             # Twice: a profile may have been renamed again.
             table = _resolved(_resolved(table, column, aliases, "renamed_id"), "renamed_id", aliases, "renamed_again_id")
             source = "renamed_again_id"
-        table = _resolved(table, source, canonical_ids_as_of(self.warehouse, self.graph, at), name)
+        table = _resolved(table, source, merged_ids_as_of(self.warehouse, self.graph, at), name)
         return table.drop("renamed_id", "renamed_again_id") if self.renamed else table
 
     def split(self, rows: ir.Table) -> ir.Table:
@@ -135,6 +138,11 @@ class People:
         apart = drifted.join(own, [("former", "own_id")])
         return apart.select(split_id=apart.now_id).union(apart.select(split_id=apart.former), distinct=True)
 
+    def consenting(self) -> ir.Table:
+        """(open_id): who consents as of the newest instant that is known about consent. Set ``agreed`` to what was computed of it."""
+        assert self.graph is not None
+        return consenting(self.warehouse, self.graph, self.scope.categories, self.scope.consent_at)
+
     def with_consent(self, table: ir.Table) -> ir.Table:
         """``table`` with ``subject_id`` (its ``now_id`` as of the newest consent), ``closed`` and ``closed_reason``; it has ``verdict``."""
         closed = table.verdict.isin(list(CLOSED_VERDICTS))
@@ -145,7 +153,7 @@ class People:
         closed = table.verdict.isin(list(CLOSED_VERDICTS))
         reason = ibis.ifelse(closed, table.verdict, "consent")
         if self.scope.categories:
-            agreed = consenting(self.warehouse, self.graph, self.scope.categories, self.scope.consent_at)
+            agreed = self.agreed if self.agreed is not None else self.consenting()
             table = table.left_join(agreed, [("subject_id", "open_id")])
             # A row without a person is the payload room's to judge (no_subject), it is not a withdrawal.
             closed = closed | (table.open_id.isnull() & table.subject_id.notnull())
@@ -288,32 +296,81 @@ def _keyed(desired: ir.Table, ledger: ir.Table) -> ir.Table:
 class Reconciliation:
     """The two sides of one sync, payloads and ledger, and the statements about them.
 
-    ``rows`` is the ledger's side, computed once: merges resolved, consent looked up, rows of one person told apart. Open it with
-    :func:`reconciliation`. Expressions are over a scope of marks; :meth:`template` puts the sync's own values in.
+    ``loud`` are the units of which there may be something to say, ``still`` counts the keys of the others: each is in with the message
+    that it should have, consents, and is the only key of its unit. ``rows`` is the ledger's side of the loud ones, computed once: merges
+    resolved, consent looked up, rows of one person told apart. Open it with :func:`reconciliation`. Expressions are over a scope of marks;
+    :meth:`template` puts the sync's own values in.
     """
 
     def __init__(self, warehouse: Warehouse, scope: Scope) -> None:
         self.warehouse, self.real, self.scope = warehouse, scope, scope.marked
         self.people = People(warehouse, self.scope)
+        self.loud: ir.Table | None = None
+        self.still = 0
         self.rows: ir.Table | None = None
 
     def template(self, name: str, build: Callable[[], ir.Table], *shape: Hashable) -> ir.Table:
         """The statement ``name``. ``shape``: what it depends on besides the scope's shape."""
         sources = profile_sources(self.warehouse, self.scope.graph)
-        key = ("destination_syncs", name, self.scope.shape, self.people.renamed, self.people.barring, sources, shape)
+        apart = self.loud is not None
+        key = ("destination_syncs", name, self.scope.shape, self.people.renamed, self.people.barring, sources, apart, shape)
         return self.warehouse.template(key, build, self.real.values)
+
+    # -- what is set aside -------------------------------------------------------------------------------------------
+
+    def loud_units(self) -> ir.Table:
+        """(unit), distinct: those of a ledger row or a desired row that is not as it should be."""
+
+        def build() -> ir.Table:
+            ledger = ledger_rows(self.warehouse, self.people)
+            known = {f"r_{name}": ledger[name] for name in (*_COMPARED, "now_unit", "now_id")}
+            rows = ledger.select(**known)
+            alone = rows.group_by("r_now_unit").aggregate(copies=rows.count())
+            alone = alone.filter(alone.copies == 1).select(alone_unit="r_now_unit")
+            rows = rows.left_join(alone, [("r_now_unit", "alone_unit")]).view()
+            desired = _desired(self.warehouse, self.scope)
+            wanted = self.people.with_consent(desired.mutate(now_id=desired.d_segment_id, verdict=desired.d_verdict))
+            both = wanted.outer_join(rows, [("d_unit", "r_now_unit")])
+            trouble = [Outcome.waiting, Outcome.unknown, Outcome.rejected]
+            settled = (
+                both.r_present & ibis.coalesce(both.r_status, "").notin(trouble) & (ibis.coalesce(both.r_uncertain, "") == "")
+            )
+            as_it_should = both.d_ok & (both.d_key == both.r_destination_key) & (both.d_hash == both.r_confirmed_hash)
+            drifted = ibis.coalesce(both.r_resolved_segment_id != both.r_now_id, False)
+            same_person = (both.r_unit == both.r_now_unit) & ~drifted
+            still = settled & as_it_should & same_person & both.alone_unit.notnull() & ~both.closed
+            loud = both.filter(~ibis.coalesce(still, False))
+            return loud.select(unit=ibis.coalesce(loud.d_unit, loud.r_now_unit)).distinct()
+
+        return self.template("loud units", build)
+
+    def count_still(self) -> int:
+        """How many keys were set aside: desired ones, of which each is one row, of units that are not loud."""
+        assert self.loud is not None
+        desired, loud = _desired(self.warehouse, self.scope), self.loud
+        return self.warehouse.count(self.template("still", lambda: desired.anti_join(loud, [("d_unit", "unit")])))
+
+    # -- the two sides -----------------------------------------------------------------------------------------------
 
     def ledger_side(self) -> ir.Table:
         def build() -> ir.Table:
-            rows = ledger_rows(self.warehouse, self.people).mutate(verdict=ibis.literal(""))
-            return _told_apart(self.people.with_consent(rows), _desired(self.warehouse, self.scope))
+            rows = ledger_rows(self.warehouse, self.people)
+            if self.loud is not None:
+                rows = rows.semi_join(self.loud, [("now_unit", "unit")]).view()
+            rows = rows.mutate(verdict=ibis.literal(""))
+            return _told_apart(self.people.with_consent(rows), self.desired_side())
 
         return self.template("ledger side", build)
+
+    def desired_side(self) -> ir.Table:
+        """Desired rows of the loud units, as an expression over marks."""
+        desired = _desired(self.warehouse, self.scope)
+        return desired if self.loud is None else desired.semi_join(self.loud, [("d_unit", "unit")]).view()
 
     def wanted(self) -> ir.Table:
         """Desired rows with the key that they are matched by, as an expression over marks."""
         assert self.rows is not None
-        return _keyed(_desired(self.warehouse, self.scope), self.rows)
+        return _keyed(self.desired_side(), self.rows)
 
     def considered(self, *, can_retract: bool) -> int:
         """Keys that are desired, present or unresolved after merge resolution, by a query of its own that classifies nothing."""
@@ -327,10 +384,10 @@ class Reconciliation:
             standing = rows.filter(live & ~rows.shadow).select(k_unit="now_unit", k_key="destination_key")
             return self.wanted().select(k_unit="d_unit", k_key="match_key").union(standing, distinct=True)
 
-        return self.warehouse.count(self.template("considered", build, can_retract))
+        return self.still + self.warehouse.count(self.template("considered", build, can_retract))
 
     def facts(self, *, can_retract: bool, splits: bool) -> ir.Table:
-        """One row per key that is desired, present or unresolved, with :data:`states.FACTS` and the parts that intents and rows need.
+        """One row per loud key that is desired, present or unresolved, with :data:`states.FACTS` and the parts that intents and rows need.
 
         Unresolved are keys whose attempt is waiting or without answer, and those that the destination holds of people who may not be
         sent to any more. Rows with ``shadow`` are second rows of a key, to be cleared, and not counted. An expression over marks.
@@ -348,7 +405,8 @@ class Reconciliation:
         if can_retract:
             unresolved = unresolved | (facts.held & facts.closed)
         facts = facts.filter(facts.desired | facts.present | unresolved)
-        facts = _with_claims(facts, wanted, ledger)
+        # A key may be that of a unit of which there is nothing else to say.
+        facts = _with_claims(facts, _desired(self.warehouse, self.scope), ledger)
         if self.scope.rebase or not splits:
             return facts.mutate(rebase=ibis.literal(self.scope.rebase))
         known = list(facts.columns)
@@ -364,19 +422,38 @@ class Reconciliation:
 
     def drifted(self) -> ir.Table | None:
         """Whole ledger rows whose person has changed since the last reconciliation, with the new id. None when there are none."""
-        if self.people.graph is None:
+        if self.people.graph is None or self.rows is None:
             return None
-        drifted = self.template("drifted", lambda: drifted_rows(self.warehouse, self.people))
-        return drifted if self.warehouse.count(drifted) else None
+        rows = self.rows
+        # Who changed is loud.
+        if not self.warehouse.count(self.template("any drifted", lambda: rows.filter(rows.resolved_segment_id != rows.now_id))):
+            return None
+        return self.template("drifted", lambda: drifted_rows(self.warehouse, self.people))
+
+
+_COMPARED = ("unit", "destination_key", "resolved_segment_id", "present", "status", "uncertain", "confirmed_hash")
 
 
 @contextlib.contextmanager
 def reconciliation(warehouse: Warehouse, scope: Scope) -> Iterator[Reconciliation]:
     """Both sides of a sync, as long as the context is open."""
     both = Reconciliation(warehouse, scope)
-    with warehouse.staged(both.ledger_side(), name="sync_ledger_side") as rows:
-        both.rows = rows
+    with contextlib.ExitStack() as scratch:
+        if both.people.graph is not None and scope.categories:
+            agreed = both.template("consenting", both.people.consenting)
+            both.people.agreed = scratch.enter_context(warehouse.staged(agreed, name="sync_consenting"))
+        # Where all differences are recorded, or nobody is wanted, every key has its say; so has it where nothing was ever sent.
+        if not scope.rebase and scope.desired and _sent_before(warehouse, scope):
+            both.loud = scratch.enter_context(warehouse.staged(both.loud_units(), name="sync_loud_units"))
+            both.still = both.count_still()
+        both.rows = scratch.enter_context(warehouse.staged(both.ledger_side(), name="sync_ledger_side"))
         yield both
+
+
+def _sent_before(warehouse: Warehouse, scope: Scope) -> bool:
+    ledger = warehouse.table(LEDGER.ref)
+    mine = ledger.filter(ledger.activation == scope.activation, ledger.account == scope.account)
+    return bool(warehouse.rows(mine.select("unit"), 1))
 
 
 def _facts(both: ir.Table, scope: Scope) -> ir.Table:
@@ -426,11 +503,10 @@ def _facts(both: ir.Table, scope: Scope) -> ir.Table:
     ).view()
 
 
-def _with_claims(facts: ir.Table, wanted: ir.Table, rows: ir.Table) -> ir.Table:
+def _with_claims(facts: ir.Table, desired: ir.Table, rows: ir.Table) -> ir.Table:
     """``claimed``: the key is some unit's current one. Of a loser that is another unit's, since it is not its own's."""
-    keys = wanted.filter(wanted.d_ok).select(claimed_key=wanted.d_key).distinct()
     losers = rows.filter(rows.loser).select(loser_key=rows.destination_key).distinct()
-    taken = keys.join(losers, [("claimed_key", "loser_key")]).select("claimed_key")
+    taken = desired.filter(desired.d_ok).semi_join(losers, [("d_key", "loser_key")]).select(claimed_key="d_key").distinct()
     known = list(facts.columns)
     joined = facts.left_join(taken, [("destination_key", "claimed_key")])
     return joined.select(*known, claimed=joined.claimed_key.notnull()).view()

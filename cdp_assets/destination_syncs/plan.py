@@ -338,7 +338,9 @@ def _numbers(both: Reconciliation, decided: ir.Table) -> dict[str, int]:
         return row.cross_join(decided.aggregate(recorded=(decided.effect != "").sum()))
 
     row = both.warehouse.rows(both.template("numbers", build), 1)[0]
-    return {name: int(value or 0) for name, value in row.items()}
+    # What was set aside is in, and stays as it is.
+    apart = dict.fromkeys(("present", "unchanged", "still_unchanged"), both.still)
+    return {name: int(value or 0) + apart.get(name, 0) for name, value in row.items()}
 
 
 def _exit_holds(request: SyncRequest, numbers: Mapping[str, int]) -> list[Hold]:

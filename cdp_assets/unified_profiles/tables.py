@@ -358,6 +358,14 @@ def canonical_ids_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.dateti
     return latest(_known(updates, as_of), ["segment_id"]).select("segment_id", "canonical_segment_id")
 
 
+def merged_ids_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+    """Of canonical_ids_as_of those who are part of somebody else; found without a look at all others."""
+    updates = _known(graph_log(warehouse, graph, as_of), as_of)
+    touched = updates.filter(updates.segment_id != updates.canonical_segment_id).select("segment_id").distinct()
+    ids = latest(updates.semi_join(touched, "segment_id"), ["segment_id"])
+    return ids.filter(ids.segment_id != ids.canonical_segment_id).select("segment_id", "canonical_segment_id")
+
+
 def profiles_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids: ir.Table | None = None) -> ir.Table:
     """(canonical_segment_id): the profiles that existed and were not merged away."""
     ids = canonical_ids_as_of(warehouse, graph, as_of) if ids is None else ids
@@ -393,15 +401,14 @@ def traits_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids
 
 def consent_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
     """(canonical_segment_id, category, value): 'true', 'false' or 'conflict'. A category without a row was never collected: false."""
-    ids = canonical_ids_as_of(warehouse, graph, as_of)
     if graph.external:
+        ids = canonical_ids_as_of(warehouse, graph, as_of)
         states = _known(external.consent_log(warehouse, graph, as_of), as_of).join(ids, "segment_id")
         return latest(states, ["canonical_segment_id", "category"]).select("canonical_segment_id", "category", "value")
     newest = latest(_known(warehouse.table(CONSENT_STATES.ref), as_of), ["segment_id", "category"])
-    canonical = ids.select("canonical_segment_id").distinct()
-    return newest.join(canonical, newest.segment_id == canonical.canonical_segment_id).select(
-        "canonical_segment_id", "category", "value"
-    )
+    # A profile's state after a merge is that of the one that it is part of.
+    own = newest.anti_join(merged_ids_as_of(warehouse, graph, as_of), "segment_id")
+    return own.select("category", "value", canonical_segment_id="segment_id").select("canonical_segment_id", "category", "value")
 
 
 def events_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids: ir.Table | None = None) -> ir.Table:
