@@ -325,9 +325,6 @@ class Reconciliation:
             ledger = ledger_rows(self.warehouse, self.people)
             known = {f"r_{name}": ledger[name] for name in (*_COMPARED, "now_unit", "now_id")}
             rows = ledger.select(**known)
-            alone = rows.group_by("r_now_unit").aggregate(copies=rows.count())
-            alone = alone.filter(alone.copies == 1).select(alone_unit="r_now_unit")
-            rows = rows.left_join(alone, [("r_now_unit", "alone_unit")]).view()
             desired = _desired(self.warehouse, self.scope)
             wanted = self.people.with_consent(desired.mutate(now_id=desired.d_segment_id, verdict=desired.d_verdict))
             both = wanted.outer_join(rows, [("d_unit", "r_now_unit")])
@@ -338,7 +335,8 @@ class Reconciliation:
             as_it_should = both.d_ok & (both.d_key == both.r_destination_key) & (both.d_hash == both.r_confirmed_hash)
             drifted = ibis.coalesce(both.r_resolved_segment_id != both.r_now_id, False)
             same_person = (both.r_unit == both.r_now_unit) & ~drifted
-            still = settled & as_it_should & same_person & both.alone_unit.notnull() & ~both.closed
+            # A unit with further keys has a row here that is not as it should be.
+            still = settled & as_it_should & same_person & ~both.closed
             loud = both.filter(~ibis.coalesce(still, False))
             return loud.select(unit=ibis.coalesce(loud.d_unit, loud.r_now_unit)).distinct()
 

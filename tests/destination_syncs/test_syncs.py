@@ -244,6 +244,19 @@ def test_a_merge_is_never_an_exit_and_an_enter(lab: MakeLab) -> None:
     assert it.present() == {"old@x", "young@x", "other@x"}
 
 
+def test_a_merge_that_changes_nothing_else_is_recorded_so_that_an_unmerge_is_noticed(lab: MakeLab) -> None:
+    it = lab()
+    it.people("young", "old", "other")
+    it.sync_after_want({"unit": "young", "key": "k@x", "value": 1}, "other")
+    it.merge("young", "old")
+    merged = it.sync_after_want({"unit": "old", "key": "k@x", "value": 1}, "other")
+    assert (merged.considered, merged.unchanged, merged.batches) == (2, 2, 0)
+    assert it.ledger()["young", "k@x"]["resolved_segment_id"] == "old"
+    it.unmerge("young")
+    apart = it.sync_after_want({"unit": "young", "key": "k@x", "value": 1}, {"unit": "old", "key": "o@x", "value": 1}, "other")
+    assert (apart.considered, apart.unchanged, apart.batches) == (3, 3, 0), "both sides begin as they are found"
+
+
 def test_a_merge_where_messages_only_append_is_silent(lab: MakeLab) -> None:
     it = lab("enters_or_exits", "append")
     it.people("old", "young")
