@@ -217,6 +217,7 @@ def _audience_partition(built: AudienceResult, as_of: dt.datetime) -> dict[str, 
         else "as they are now",
         "entered since the last build": built.entered,
         "left since the last build": built.left,
+        **({"partitions whose members retention let go": built.dropped} if built.dropped else {}),
         META_AS_OF: format_instant(as_of),
     }
 

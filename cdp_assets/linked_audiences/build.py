@@ -24,6 +24,7 @@ from cdp_assets.linked_audiences.compile import (
     filtered_events_of,
     joined_columns,
     nodes_of,
+    reach_of,
 )
 from cdp_assets.linked_audiences.entity_history import has_history, take_snapshots
 from cdp_assets.linked_audiences.funnel import survivors
@@ -211,6 +212,7 @@ def build_audiences(
             filtered=[event for key in ordered for event in filtered_events_of(space.audiences[key])],
             keep=(lambda e: stack.enter_context(warehouse.staged(e))) if shared else (lambda e: e),
             joined=joined_columns(space.graph, [space.audiences[key] for key in ordered]) if shared else None,
+            reach=reach_of(space.audiences[key] for key in ordered),
         )
         build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)
         there = _built_already(warehouse, window)

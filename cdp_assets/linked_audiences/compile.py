@@ -57,6 +57,9 @@ TraitValues = Callable[[str], ir.Table]
 """Computed trait key -> (canonical_segment_id, value_text, value_number) at the same as_of."""
 
 
+_ANY_INSTANT = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+
+
 @dataclass(frozen=True)
 class CompiledAudience:
     """An audience as expressions.
@@ -84,7 +87,7 @@ class People:
     ``keep`` turns an expression into what is read from then on: itself, or the table that it was staged into.
     ``events``: names of the events that the audiences speak about; ``filtered``: those of which more than when and by whom is asked,
     which are then without message ids (None: all). ``joined``: nodes below the profile whose rows are joined to it once, and the columns
-    that are asked for (:func:`joined_columns`). ``suppressions``: whether anybody may be suppressed; without it the warehouse is asked.
+    that are asked for (:func:`joined_columns`). ``reach``: how far back before ``as_of`` events of a name are asked for; further without. ``suppressions``: whether anybody may be suppressed; without it the warehouse is asked.
     """
 
     def __init__(
@@ -98,7 +101,9 @@ class People:
         keep: Callable[[ir.Table], ir.Table] = lambda expression: expression,
         suppressions: bool | None = None,
         joined: Mapping[str, Collection[str]] | None = None,
+        reach: Mapping[str, dt.timedelta] | None = None,
     ) -> None:
+        self._reach = reach or {}
         self._joined, self._rows = joined or {}, dict[str, ir.Table]()
         self._source = (warehouse, graph, as_of)
         self._names = sorted(set(events))
@@ -146,6 +151,11 @@ class People:
         """(canonical_segment_id, message_id, event, timestamp, properties, context, name); the last three only where they are asked for."""
         performed = performed_as_of(*self._source, self.ids)
         performed = performed.filter(performed.event.isin(self._names))
+        # What no window reaches is most of a long history.
+        for span in sorted(set(self._reach.values())):
+            names = sorted(name for name, far in self._reach.items() if far == span)
+            since = timestamp_literal(self._source[2] - span)
+            performed = performed.filter(performed.event.notin(names) | (performed["timestamp"] >= since))
         asked = performed.event.isin(self._filtered) if self._filtered else ibis.literal(False)
         # Documents are most of an event's bytes.
         documents = {
@@ -214,6 +224,18 @@ def compile_inline(
 def events_of(audience: Audience) -> set[str]:
     """Events that the audience speaks about."""
     return {c.event for group in audience.groups for c in group.conditions if isinstance(c, EventCondition)}
+
+
+def reach_of(audiences: Iterable[Audience]) -> dict[str, dt.timedelta]:
+    """Events that are only asked for within windows, with the farthest of these."""
+    found: dict[str, dt.timedelta | None] = {}
+    for audience in audiences:
+        for condition in (c for group in audience.groups for c in group.conditions if isinstance(c, EventCondition)):
+            edges = window_edges(condition, _ANY_INSTANT)
+            span = _ANY_INSTANT - edges[0] if edges else None
+            known = found.get(condition.event, dt.timedelta(0))
+            found[condition.event] = None if span is None or known is None else max(known, span)
+    return {event: span for event, span in found.items() if span is not None}
 
 
 def filtered_events_of(audience: Audience) -> set[str]:

@@ -11,9 +11,11 @@ personal values.
 from __future__ import annotations
 
 import datetime as dt
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
 
 Kind = Literal["enter", "change", "exit", "retract"]
 Status = Literal["delivered", "rejected", "waiting", "unknown"]
@@ -116,3 +118,23 @@ class Destination(Protocol):
 
 class DestinationConfigError(Exception):
     """The destination's configuration cannot work: unknown type or action, missing setting, or a host of the wrong mode."""
+
+
+class Connector(ABC):
+    """Base of the connectors: a context manager that closes itself, and refuses actions that it does not have."""
+
+    capabilities: Capabilities
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def refuse_unknown(self, action: Action) -> None:
+        """Raises :class:`DestinationConfigError` for an action that the connector does not have."""
+        if action.name not in self.capabilities.actions:
+            raise DestinationConfigError(f"unknown action; known: {', '.join(self.capabilities.actions)}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final
 
 import httpx
@@ -22,6 +21,7 @@ from resources.destinations import (
     Action,
     Capabilities,
     Connection,
+    Connector,
     DestinationConfigError,
     FieldRule,
     Operation,
@@ -78,7 +78,7 @@ def connect(connection: Connection) -> BrazeDestination:
     return BrazeDestination(connection)
 
 
-class BrazeDestination:
+class BrazeDestination(Connector):
     """One workspace, by its REST key."""
 
     capabilities = CAPABILITIES
@@ -98,16 +98,9 @@ class BrazeDestination:
     def close(self) -> None:
         self._wire.close()
 
-    def __enter__(self) -> BrazeDestination:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         """Send one batch. Raises :class:`DestinationConfigError` for an action that cannot work."""
-        if action.name not in CAPABILITIES.actions:
-            raise DestinationConfigError(f"unknown action; known: {', '.join(CAPABILITIES.actions)}")
+        self.refuse_unknown(action)
         key_field = wire.setting(action.settings, "key_field", "external_id")
         outcomes: list[Outcome] = []
         if action.name == "events":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Final
 
 import httpx
@@ -22,6 +21,7 @@ from resources.destinations import (
     Action,
     Capabilities,
     Connection,
+    Connector,
     DestinationConfigError,
     FieldRule,
     Operation,
@@ -72,7 +72,7 @@ def connect(connection: Connection) -> GainsightDestination:
     return GainsightDestination(connection)
 
 
-class GainsightDestination:
+class GainsightDestination(Connector):
     """One tenant."""
 
     capabilities = CAPABILITIES
@@ -87,18 +87,11 @@ class GainsightDestination:
     def close(self) -> None:
         self._wire.close()
 
-    def __enter__(self) -> GainsightDestination:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
     # -- delivery ----------------------------------------------------------------------------------------------------
 
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         """Upsert one batch of one object. Raises :class:`DestinationConfigError` for an action that cannot work."""
-        if action.name not in CAPABILITIES.actions:
-            raise DestinationConfigError(f"unknown action; known: {', '.join(CAPABILITIES.actions)}")
+        self.refuse_unknown(action)
         object = wire.setting(action.settings, "object")
         key_field = wire.setting(action.settings, "key_field", CAPABILITIES.default_key_fields.get(object))
         if not all(_NAME.match(name) for name in (object, key_field)):

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final
 
 import httpx
@@ -34,6 +33,7 @@ from resources.destinations import (
     Action,
     Capabilities,
     Connection,
+    Connector,
     DestinationConfigError,
     FieldRule,
     Operation,
@@ -99,7 +99,7 @@ def connect(connection: Connection) -> HttpDestination:
     return HttpDestination(connection)
 
 
-class HttpDestination:
+class HttpDestination(Connector):
     """One API. Its secrets go into headers only."""
 
     def __init__(self, connection: Connection) -> None:
@@ -115,18 +115,11 @@ class HttpDestination:
     def close(self) -> None:
         self._wire.close()
 
-    def __enter__(self) -> HttpDestination:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
     # -- delivery ----------------------------------------------------------------------------------------------------
 
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         """Send one batch. Raises :class:`DestinationConfigError` for an action that cannot work."""
-        if action.name not in CAPABILITIES.actions:
-            raise DestinationConfigError(f"unknown action; known: {', '.join(CAPABILITIES.actions)}")
+        self.refuse_unknown(action)
         method = str(action.settings.get("method", "POST")).upper()
         if method not in _METHODS:
             raise DestinationConfigError(f"settings.method of the activation is one of {', '.join(_METHODS)}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final
 
 import boto3
@@ -20,7 +19,16 @@ import botocore.config
 import botocore.exceptions
 import orjson
 
-from resources.destinations import Action, Capabilities, Connection, DestinationConfigError, FieldRule, Operation, Outcome
+from resources.destinations import (
+    Action,
+    Capabilities,
+    Connection,
+    Connector,
+    DestinationConfigError,
+    FieldRule,
+    Operation,
+    Outcome,
+)
 from resources.destinations import http as wire
 from resources.destinations.http import CallFailedError
 
@@ -54,7 +62,7 @@ def connect(connection: Connection) -> KinesisDestination:
     return KinesisDestination(connection)
 
 
-class KinesisDestination:
+class KinesisDestination(Connector):
     """The streams of one account in one region."""
 
     capabilities = CAPABILITIES
@@ -90,18 +98,11 @@ class KinesisDestination:
     def close(self) -> None:
         self._client.close()
 
-    def __enter__(self) -> KinesisDestination:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
     # -- delivery ----------------------------------------------------------------------------------------------------
 
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         """Put one batch. Raises :class:`DestinationConfigError` for an action that cannot work."""
-        if action.name not in CAPABILITIES.actions:
-            raise DestinationConfigError(f"unknown action; known: {', '.join(CAPABILITIES.actions)}")
+        self.refuse_unknown(action)
         stream, key_field = str(wire.setting(action.settings, "stream")), str(wire.setting(action.settings, "key_field"))
         outcomes, records = [], {}
         for operation in operations:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -21,7 +20,7 @@ from resources.destinations import (
     Action,
     Capabilities,
     Connection,
-    DestinationConfigError,
+    Connector,
     FieldRule,
     Operation,
     Outcome,
@@ -85,7 +84,7 @@ def connect(connection: Connection) -> MarketoDestination:
     return MarketoDestination(connection)
 
 
-class MarketoDestination:
+class MarketoDestination(Connector):
     """One subscription. Signs in when first needed, and again only when told that the token is spent."""
 
     capabilities = CAPABILITIES
@@ -101,18 +100,11 @@ class MarketoDestination:
         self._wire.close()
         self._identity.close()
 
-    def __enter__(self) -> MarketoDestination:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
     # -- delivery ----------------------------------------------------------------------------------------------------
 
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         """Create or update one batch of leads. Raises :class:`DestinationConfigError` for an action that cannot work."""
-        if action.name not in CAPABILITIES.actions:
-            raise DestinationConfigError(f"unknown action; known: {', '.join(CAPABILITIES.actions)}")
+        self.refuse_unknown(action)
         lookup = wire.setting(action.settings, "key_field", CAPABILITIES.default_key_fields["Lead"])
         flag_field = action.settings.get("flag_field")
         writes, retracts, outcomes = wire.split(operations, flag_field)

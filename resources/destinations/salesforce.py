@@ -11,14 +11,22 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 import orjson
 
-from resources.destinations import Action, Capabilities, Connection, DestinationConfigError, FieldRule, Operation, Outcome
+from resources.destinations import (
+    Action,
+    Capabilities,
+    Connection,
+    Connector,
+    DestinationConfigError,
+    FieldRule,
+    Operation,
+    Outcome,
+)
 from resources.destinations import http as wire
 from resources.destinations.http import CallFailedError, TokenExpiredError, TryAgainError
 
@@ -89,7 +97,7 @@ def connect(connection: Connection) -> SalesforceDestination:
     return SalesforceDestination(connection)
 
 
-class SalesforceDestination:
+class SalesforceDestination(Connector):
     """One organisation. Signs in when first needed."""
 
     capabilities = CAPABILITIES
@@ -111,18 +119,11 @@ class SalesforceDestination:
         self._wire.close()
         self._identity.close()
 
-    def __enter__(self) -> SalesforceDestination:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
     # -- delivery ----------------------------------------------------------------------------------------------------
 
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         """Upsert one batch of one object. Raises :class:`DestinationConfigError` for an action that cannot work."""
-        if action.name not in CAPABILITIES.actions:
-            raise DestinationConfigError(f"unknown action; known: {', '.join(CAPABILITIES.actions)}")
+        self.refuse_unknown(action)
         object, key_field = (wire.setting(action.settings, name) for name in ("object", "key_field"))
         flag_field = action.settings.get("flag_field")
         if not all(_NAME.match(name) for name in (object, key_field)):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlglot.optimizer.qualify import qualify
 
 from cdp_assets.computed_traits.tables import TRAIT_VALUES, stored_values
-from cdp_assets.linked_audiences.compile import People, compile_audience, compile_inline, joined_columns
+from cdp_assets.linked_audiences.compile import People, compile_audience, compile_inline, joined_columns, reach_of
 from cdp_assets.space.space import Space
 from resources.warehouse import TableRef, Warehouse
 from resources.warehouse.compiling import CompilingWarehouse
@@ -83,6 +83,7 @@ def by_the_product(warehouse: Warehouse, drawn: Town, logins: dict[str, int]) ->
             keep=keep,
             suppressions=False,
             joined=joined_columns(drawn.made.graph, drawn.made.audiences.values()),
+            reach=reach_of(drawn.made.audiences.values()),
         )
         logins_now = keep(stored_values(warehouse, "logins", "now"))
         staged: dict[str, ir.Table] = {}
