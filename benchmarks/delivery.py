@@ -12,7 +12,8 @@ from cdp_assets.activation_payloads.tables import PAYLOAD_BUILDS, PAYLOADS
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.destination_syncs import sync as syncing
 from cdp_assets.destination_syncs.journal import open_journal
-from cdp_assets.destination_syncs.keys import Scope, reconciliation
+from cdp_assets.destination_syncs.keys import reconciliation
+from cdp_assets.destination_syncs.people import Scope
 from cdp_assets.destination_syncs.plan import State, SyncRequest, plan_sync, write_state
 from cdp_assets.destination_syncs.sync import Surroundings
 from cdp_assets.destination_syncs.tables import LEDGER

@@ -17,7 +17,7 @@ from cdp_assets.dagster_internals import latest_check
 from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, is_backfill, room_spec
 from cdp_assets.destination_syncs.accounting import SyncResult
 from cdp_assets.destination_syncs.journal import Journal, open_journal
-from cdp_assets.destination_syncs.keys import sendable
+from cdp_assets.destination_syncs.people import sendable
 from cdp_assets.destination_syncs.plan import SyncRequest
 from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
 from cdp_assets.destination_syncs.tables import LEDGER

@@ -24,7 +24,8 @@ from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.destination_syncs import guardrails, states
 from cdp_assets.destination_syncs.guardrails import Hold
 from cdp_assets.destination_syncs.journal import Journal
-from cdp_assets.destination_syncs.keys import Reconciliation, Scope, reconciliation
+from cdp_assets.destination_syncs.keys import Reconciliation, reconciliation
+from cdp_assets.destination_syncs.people import Scope
 from cdp_assets.destination_syncs.states import RANK, Effect, Op, Outcome, Policy
 from cdp_assets.destination_syncs.tables import (
     ACTIVATION_STATE,

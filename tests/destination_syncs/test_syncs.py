@@ -14,8 +14,8 @@ import pytest
 
 from cdp_assets.destination_syncs import ledger as questions
 from cdp_assets.destination_syncs.journal import Journal
-from cdp_assets.destination_syncs.keys import sendable
 from cdp_assets.destination_syncs.ledger import Selection
+from cdp_assets.destination_syncs.people import sendable
 from cdp_assets.destination_syncs.plan import SyncError
 from cdp_assets.destination_syncs.release import NothingHeldError, release
 from cdp_assets.destination_syncs.retire import UnknownActivationError, retire, retire_with_exits

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cdp_assets.computed_traits.tables import stored_values
+from cdp_assets.linked_audiences.build import build_audiences
 from cdp_assets.linked_audiences.evidence import counting_query, gather
 from cdp_assets.linked_audiences.explanation import Node, Why
 from cdp_assets.linked_audiences.tables import SCHEMA
@@ -230,8 +231,6 @@ def test_since_names_what_changed_of_the_definition(duckdb_warehouse: Warehouse)
 
 
 def keep_revision(warehouse: Warehouse, made: Space) -> None:
-    from cdp_assets.linked_audiences.build import build_audiences
-
     revision = audience_revision(made, "some")
     build_audiences(warehouse, made, ["some"], window(made, AS_OF), AS_OF, AS_OF, "run", {"some": revision})
     record_revision(warehouse, SCHEMA, "some", revision, audience_slice(made, "some"))

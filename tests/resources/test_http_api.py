@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import Any
 
 import pytest
@@ -134,8 +135,6 @@ def test_live_it_needs_a_remote_https_url_and_its_secrets() -> None:
 
 
 def test_a_space_with_such_a_destination_says_where_a_setting_is_wrong(tmp_path: Any) -> None:
-    import shutil
-
     space = shutil.copytree(ROOT / "spaces" / "owl_bank", tmp_path / "space")
     config = space / "space.yaml"
     config.write_text(config.read_text().replace("    type: marketo\n", "    type: http\n    settings: {batch_row: 5}\n"))
