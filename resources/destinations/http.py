@@ -377,6 +377,22 @@ def failed(operations: Iterable[Operation], error: CallFailedError) -> list[Outc
     return [error.outcome(operation) for operation in operations]
 
 
+def by_halves(operations: Sequence[Operation], send: Callable[[Sequence[Operation]], list[Outcome]]) -> list[Outcome]:
+    """What ``send`` says of all; where it refuses them as a whole, of each half, until the record at fault stands alone.
+
+    For calls that may be repeated: the good ones are sent again with each half. ``send`` raises :class:`CallFailedError`.
+    """
+    if not operations:
+        return []
+    try:
+        return send(operations)
+    except CallFailedError as error:
+        if error.status != "rejected" or len(operations) == 1:
+            return failed(operations, error)
+    middle = len(operations) // 2
+    return [*by_halves(operations[:middle], send), *by_halves(operations[middle:], send)]
+
+
 def split(operations: Sequence[Operation], flag_field: str | None) -> tuple[list[Operation], list[Operation], list[Outcome]]:
     """(to write, to retract, outcomes of retracts that cannot be carried out for want of a flag field)."""
     writes = [o for o in operations if o.kind != "retract"]

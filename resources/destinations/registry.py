@@ -21,6 +21,10 @@ CONNECTORS: Final = {
     "braze": "resources.destinations.braze",
     "kinesis": "resources.destinations.kinesis",
     "http": "resources.destinations.http_api",
+    "facebook": "resources.destinations.facebook",
+    "linkedin": "resources.destinations.linkedin",
+    "optimizely": "resources.destinations.optimizely",
+    "google_analytics": "resources.destinations.google_analytics",
 }
 
 
