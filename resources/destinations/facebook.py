@@ -9,6 +9,7 @@ Evidence tags: [D] vendor documentation, [C] read in production connectors, [P] 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 from collections.abc import Callable, Sequence
@@ -110,11 +111,11 @@ class FacebookDestination(Connector):
         for method, kinds in (("DELETE", ("exit", "retract")), ("POST", ("enter", "change"))):
             group = [o for o in operations if o.id in rows and o.kind in kinds]
             if group:
-                outcomes += wire.by_halves(group, lambda part, method=method: self._users(method, audience, part, rows))
+                outcomes += wire.by_halves(group, functools.partial(self._users, method, audience, rows))
         return outcomes
 
     def _users(
-        self, method: str, audience: str, operations: Sequence[Operation], rows: dict[str, dict[str, str]]
+        self, method: str, audience: str, rows: dict[str, dict[str, str]], operations: Sequence[Operation]
     ) -> list[Outcome]:
         schema = sorted({name for operation in operations for name in rows[operation.id]})
         name = wire.idempotency_key(operations)

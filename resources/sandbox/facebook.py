@@ -111,7 +111,8 @@ class FacebookTwin(Twin):
                 name, value = next((n, row[n]) for n in _IDENTIFIERS if row.get(n))
                 found = self.store.find(self.system, object, name, [value])
                 self.store.delete(self.system, object, [record.id for group in found.values() for record in group])
-        session = given.get("session") if isinstance(given.get("session"), dict) else {}
+        said = given.get("session")
+        session: dict[str, Any] = said if isinstance(said, dict) else {}
         return Answer(
             200,
             {

@@ -44,8 +44,10 @@ class GoogleAnalyticsTwin(Twin):
             problems.append(("api_secret", "INVALID_SECRET", "the secret or the stream is not known"))
         if call.row_fails(body):
             problems.append(("events", "INTERNAL_ERROR", "dropped by plan"))
-        events = body.get("events") if isinstance(body, dict) and isinstance(body.get("events"), list) else [{}]
-        about = {n: body[n] for n in ("client_id", "user_id", "timestamp_micros") if n in body} if isinstance(body, dict) else {}
+        said: dict[str, Any] = body if isinstance(body, dict) else {}
+        given = said.get("events")
+        events: list[Any] = given if isinstance(given, list) else [{}]
+        about = {n: said[n] for n in ("client_id", "user_id", "timestamp_micros") if n in said}
         object = "Dropped" if problems else "Event"
         last = self.store.count(self.system, object, len(events))
         why = {"reason": problems[0][1]} if problems else {}
