@@ -163,9 +163,13 @@ def _problem(record: Mapping[str, Any]) -> str:
         return f"user_properties is an object of at most {_MAX_PROPERTIES}"
     if any(len(key) > 24 or len(str(value)) > 36 for key, value in properties.items()):  # [D]
         return "a user property is too long"
-    if record.get("time") and _instant(record["time"]) < wire.now() - _OLDEST:
-        return "time is more than 72 hours ago"
-    return ""
+    if not record.get("time"):
+        return ""
+    try:
+        age = wire.now() - _instant(record["time"])
+    except ValueError:
+        return "time is not an instant"
+    return "time is more than 72 hours ago" if age > _OLDEST else ""
 
 
 def _instant(value: Any) -> dt.datetime:

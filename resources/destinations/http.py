@@ -345,6 +345,17 @@ def body_of(response: httpx.Response) -> Any:
         return None
 
 
+def judge_sign_in(response: httpx.Response) -> None:
+    """The :data:`Judge` of an OAuth token endpoint: busy ones are tried again, a refusal waits for a person."""
+    if response.status_code == 200:
+        return
+    if response.status_code == 429 or response.status_code >= 500:
+        raise TryAgainError(f"{response.status_code}:sign_in", retry_after(response))
+    body = body_of(response)
+    code = body.get("error") if isinstance(body, dict) else None
+    wait(f"auth:{code or response.status_code}", now() + AFTER_A_LOOK)
+
+
 # -- operations -------------------------------------------------------------------------------------------------------
 
 

@@ -69,7 +69,7 @@ class LinkedInDestination(Connector):
         self._secrets = wire.credentials(connection, "client_id", "client_secret", "refresh_token")
         account = wire.account_of("linkedin", connection, self._base, CAPABILITIES.rates)
         self._wire = wire.Wire(connection, account, _judge, self._sign_in)
-        self._identity = wire.Wire(connection, account, _judge_identity)
+        self._identity = wire.Wire(connection, account, wire.judge_sign_in)
 
     def close(self) -> None:
         self._wire.close()
@@ -155,13 +155,3 @@ def _judge(response: httpx.Response) -> None:
     if status in (404, 426):  # a segment that was just made, or is none [D]; a version that has ended
         wire.wait(f"config:{status}", wire.now() + wire.AFTER_A_LOOK)
     wire.refuse(str(status))
-
-
-def _judge_identity(response: httpx.Response) -> None:
-    if response.status_code == 200:
-        return
-    if response.status_code == 429 or response.status_code >= 500:
-        raise TryAgainError(f"{response.status_code}:sign_in", wire.retry_after(response))
-    body = wire.body_of(response)
-    code = body.get("error") if isinstance(body, dict) else None
-    wire.wait(f"auth:{code or response.status_code}", wire.now() + wire.AFTER_A_LOOK)

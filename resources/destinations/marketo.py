@@ -94,7 +94,7 @@ class MarketoDestination(Connector):
         self._secrets = wire.credentials(connection, "client_id", "client_secret")
         self._account = wire.account_of("marketo", connection, self._base, CAPABILITIES.rates)
         self._wire = wire.Wire(connection, self._account, self._judge, self._sign_in)
-        self._identity = wire.Wire(connection, self._account, _judge_identity)
+        self._identity = wire.Wire(connection, self._account, wire.judge_sign_in)
 
     def close(self) -> None:
         self._wire.close()
@@ -186,16 +186,6 @@ def next_quota_day(at: dt.datetime) -> dt.datetime:
     """The next midnight of US Central after an instant, in UTC."""
     tomorrow = at.astimezone(_QUOTA_ZONE).date() + dt.timedelta(days=1)
     return dt.datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=_QUOTA_ZONE).astimezone(dt.UTC)
-
-
-def _judge_identity(response: httpx.Response) -> None:
-    if response.status_code == 200:
-        return
-    if response.status_code == 429 or response.status_code >= 500:
-        raise TryAgainError(f"{response.status_code}:sign_in", wire.retry_after(response))
-    body = wire.body_of(response)
-    code = body.get("error") if isinstance(body, dict) else None
-    wire.wait(f"auth:{code or response.status_code}", wire.now() + wire.AFTER_A_LOOK)
 
 
 def _row_outcome(operation: Operation, item: Any) -> Outcome:

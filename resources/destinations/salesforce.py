@@ -113,7 +113,7 @@ class SalesforceDestination(Connector):
         self._quota_share = float(connection.settings.get("quota_share", _QUOTA_SHARE))
         self._account = wire.account_of("salesforce", connection, self._login, CAPABILITIES.rates)
         self._wire = wire.Wire(connection, self._account, self._judge, self._sign_in)
-        self._identity = wire.Wire(connection, self._account, _judge_identity)
+        self._identity = wire.Wire(connection, self._account, wire.judge_sign_in)
 
     def close(self) -> None:
         self._wire.close()
@@ -198,16 +198,6 @@ class SalesforceDestination(Connector):
         usage = re.search(r"api-usage=(\d+)/(\d+)", response.headers.get("sforce-limit-info", ""))
         if usage and int(usage[1]) >= self._quota_share * int(usage[2]):
             self._account.close_until("quota:share", wire.now() + _QUOTA_PAUSE)
-
-
-def _judge_identity(response: httpx.Response) -> None:
-    if response.status_code == 200:
-        return
-    if response.status_code == 429 or response.status_code >= 500:
-        raise TryAgainError(f"{response.status_code}:sign_in", wire.retry_after(response))
-    body = wire.body_of(response)
-    code = body.get("error") if isinstance(body, dict) else None
-    wire.wait(f"auth:{code or response.status_code}", wire.now() + wire.AFTER_A_LOOK)
 
 
 def _code_of(response: httpx.Response) -> str:

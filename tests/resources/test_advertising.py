@@ -112,7 +112,8 @@ def test_membership_is_kept_in_step(twins: Twins, system: str) -> None:
 def test_a_token_or_key_that_is_refused_waits_for_a_person(twins: Twins, system: str) -> None:
     twins.fault(system, kind="expired_token")
     operation = _event(1) if system == "google_analytics" else _op(1)
-    assert _deliver(twins, system, operation) in ({"1": "waiting"}, {"1": "unknown"})
+    # Google Analytics has no token that ends: its twin answers as a server in trouble, which an event is not sent to twice.
+    assert _deliver(twins, system, operation) == {"1": "unknown" if system == "google_analytics" else "waiting"}
     assert not _members(twins, system)
 
 
@@ -120,7 +121,8 @@ def test_a_token_or_key_that_is_refused_waits_for_a_person(twins: Twins, system:
 @pytest.mark.parametrize("kind", ["429", "500", "503", "timeout_before_commit", "commit_then_drop", "quota_exhausted"])
 def test_a_failure_loses_nothing(twins: Twins, system: str, kind: str) -> None:
     twins.fault(system, kind=kind, seconds=1)
-    assert _deliver(twins, system, _op(1))["1"] in ("waiting", "unknown")
+    silent = kind in ("timeout_before_commit", "commit_then_drop")
+    assert _deliver(twins, system, _op(1)) == {"1": "unknown" if silent else "waiting"}
     twins.no_faults(system)
     twins.account += "-again"
     assert _deliver(twins, system, _op(1)) == {"1": "delivered"}
@@ -235,6 +237,7 @@ def test_an_event_arrives_once_and_says_that_nobody_verified_it(twins: Twins) ->
         {"params": {f"p{n}": n for n in range(26)}},
         {"user_properties": {"x" * 25: "1"}},
         {"time": "2020-01-01T00:00:00Z"},
+        {"time": "yesterday"},
     ],
 )
 def test_what_the_protocol_would_drop_in_silence_is_rejected_with_its_reason(twins: Twins, payload: dict[str, Any]) -> None:
