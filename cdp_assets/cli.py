@@ -18,7 +18,7 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cdp_assets import cli_audiences, cli_graph, cli_identity, cli_privacy
+from cdp_assets import cli_activations, cli_audiences, cli_graph, cli_identity, cli_privacy
 from cdp_assets.cli_ledger import ledger_app
 from cdp_assets.cli_replay import replay_app
 from cdp_assets.cli_support import (
@@ -45,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(ledger_app, name="ledger")
+cli_activations.register(app)
 cli_audiences.register(app)
 cli_graph.register(app)
 cli_privacy.register(app)

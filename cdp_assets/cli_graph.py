@@ -37,7 +37,8 @@ def register(app: typer.Typer) -> None:
 
 
 def validate(space: SpaceOption, home: HomeOption = None, against: AgainstOption = None) -> None:
-    """Check every file of a space, every reference, and the data graph against the warehouse (and against an earlier one)."""
+    """Check a space: its files and references, its activation tests, its data graph against the warehouse (and an earlier one)."""
+    from cdp_assets.activation_payloads.unit_tests import failing_cases
     from cdp_assets.data_graph.warehouse_check import check_graph
     from cdp_assets.linked_audiences.warehouse_check import check_audiences
     from resources.space import load
@@ -45,7 +46,7 @@ def validate(space: SpaceOption, home: HomeOption = None, against: AgainstOption
 
     old = graph_at(space, against) if against else None
     loaded = load(space, judged=_removals(space, old))
-    problems = list(loaded.warnings)
+    problems = [*loaded.warnings, *failing_cases(loaded)]
     if old is not None:
         problems += _breaking(loaded, old)
     paths = Home.of(home)
@@ -65,7 +66,9 @@ def validate(space: SpaceOption, home: HomeOption = None, against: AgainstOption
             )
     if any(problem.level == "error" for problem in problems):
         raise typer.Exit(1)
-    out.print(f"{loaded.name}: {checked} are valid", style="green", highlight=False)
+    cases = sum(len(tests.cases) for tests in loaded.tests.values())
+    passed = f", activation tests pass: {cases}" if cases else ""
+    out.print(f"{loaded.name}: {checked} are valid{passed}", style="green", highlight=False)
 
 
 def graph_at(space: Path, ref: str) -> DataGraph | None:

@@ -52,8 +52,8 @@ from cdp_assets.space.models import (
 from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.revisions import audience_revision, audience_slice, explain_revision_change
 from cdp_assets.space.space import Space
+from cdp_assets.unified_profiles.lookup import find_profile
 from cdp_assets.unified_profiles.tables import (
-    ID_ALIASES,
     canonical_ids_as_of,
     consent_as_of,
     events_as_of,
@@ -135,7 +135,7 @@ class _Asking:
 
     def at(self, profile: str, as_of: dt.datetime) -> _Then | None:
         """The profile with its evidence; None when nobody was known by that."""
-        canonical = self._canonical(profile, as_of)
+        canonical = find_profile(self.warehouse, self.space.graph, profile, as_of)
         if canonical is None:
             return None
         inline = self.inline_traits(as_of) if self.inline_traits is not None else None
@@ -153,20 +153,6 @@ class _Asking:
         if evidence is None:
             evidence = {one: Evidence(exists=False) for one in self.space.audiences}
         return _Then(canonical, as_of, suppressed, Judge(self.space.audiences, evidence))
-
-    def _canonical(self, profile: str, as_of: dt.datetime) -> str | None:
-        segment = profile
-        if self.space.graph.external is None and self.warehouse.has(ID_ALIASES.ref):
-            aliases = self.warehouse.table(ID_ALIASES.ref)
-            renamed = self.warehouse.rows(aliases.filter(aliases.old_segment_id == profile).select("new_segment_id"), 1)
-            segment = renamed[0]["new_segment_id"] if renamed else profile
-        ids = canonical_ids_as_of(self.warehouse, self.space.graph, as_of)
-        found = self.warehouse.rows(ids.filter(ids.segment_id == segment).select(PROFILE), 1)
-        kind, colon, value = profile.partition(":")
-        if not found and colon:
-            known = identifiers_as_of(self.warehouse, self.space.graph, as_of)
-            found = self.warehouse.rows(known.filter((known.type == kind) & (known.value == value)).select(PROFILE), 1)
-        return str(found[0][PROFILE]) if found else None
 
     # -- the tree --------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from cdp_assets.data_graph.hcl import parse_graph
 from cdp_assets.data_graph.model import DataGraph, ExternalProfiles
+from cdp_assets.space.activation_test_checks import check_tests
+from cdp_assets.space.activation_tests import ActivationTests
 from cdp_assets.space.breaking import check_confirmed
 from cdp_assets.space.confirmed import ConfirmedChange, missing_nodes
 from cdp_assets.space.documents import Document, Place, read_text, read_yaml
@@ -34,7 +36,14 @@ MappingValidator = Callable[[Any], list[str]]
 SPACE_FILE = "space.yaml"
 GRAPH_FILE = "data_graph.hcl"
 TRACKING_PLAN_FILE = "tracking_plan.json"
-FOLDERS = {"traits": ".yaml", "audiences": ".yaml", "models": ".sql", "activations": ".yaml", "transformations": ".yaml"}
+FOLDERS = {
+    "traits": ".yaml",
+    "audiences": ".yaml",
+    "models": ".sql",
+    "activations": ".yaml",
+    "transformations": ".yaml",
+    "tests": ".yaml",
+}
 
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _FRONT_MATTER = re.compile(r"\A(\s*/\*---[ \t]*\n)(.*?)^---\*/[ \t]*(?:\n|\Z)(.*)\Z", re.DOTALL | re.MULTILINE)
@@ -106,6 +115,7 @@ class _Loader:
         models = self._models()
         activations = self._folder("activations", Activation)
         transformations = self._folder("transformations", Transformation)
+        tests = self._folder("tests", ActivationTests)
         self._trait_queries(written)
         traits, problems_of_traits = check_traits(written, self.sources.documents, self.sources.keys, audiences, activations)
         self.problems += problems_of_traits
@@ -126,13 +136,18 @@ class _Loader:
                 selected=selected,
             )
         self._mappings(activations)
+        for key, cases in tests.items():
+            document = self.sources.documents["tests", key]
+            self.problems += check_tests(document, cases, activations, self.sources.keys["activations"], graph)
         problems = tuple(sorted(set(self.problems)))
         errors = tuple(problem for problem in problems if problem.level == "error")
         if errors or config is None or graph is None:
             raise SpaceError(errors)
         if config.profiles == "external":
             graph = replace(graph, external=ExternalProfiles(config.category_ids))
-        return Space(self.directory, config, graph, traits, audiences, models, activations, transformations, problems, plan)
+        return Space(
+            self.directory, config, graph, traits, audiences, models, activations, transformations, problems, plan, tests
+        )
 
     # -- single files ----------------------------------------------------------------------------------------------
 

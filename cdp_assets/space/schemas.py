@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cdp_assets.space.activation_tests import ActivationTests
 from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
 from cdp_assets.space.tracking_plan import TrackingPlan
 from cdp_assets.space.transformations import Transformation
@@ -18,6 +19,7 @@ _KINDS: dict[str, type[Model]] = {
     "activation": Activation,
     "tracking_plan": TrackingPlan,
     "transformation": Transformation,
+    "tests": ActivationTests,
 }
 
 

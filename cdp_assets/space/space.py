@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cdp_assets.data_graph.model import DataGraph
+from cdp_assets.space.activation_tests import ActivationTests
 from cdp_assets.space.models import Activation, Audience, SpaceConfig, SqlModel, Trait
 from cdp_assets.space.transformations import Transformation
 
@@ -63,6 +64,7 @@ class Space:
     transformations: Mapping[str, Transformation] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
     tracking_plan: TrackingPlan | None = None
+    tests: Mapping[str, ActivationTests] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -24,7 +24,7 @@ import httpx
 import tenacity
 from pyrate_limiter import InMemoryBucket, Rate, RateItem
 
-from resources.destinations import Connection, DestinationConfigError, Operation, Outcome, RateLimit, Status
+from resources.destinations import Connection, DestinationConfigError, Operation, Outcome, RateLimit, Status, exchanges
 from resources.sandbox import CLIENT_ID, CLIENT_SECRET
 
 RETRY_SECONDS: Final = 4.0  # all tries of one call together; longer waits are the next sync's
@@ -299,8 +299,11 @@ class Wire:
     def _once(self, method: str, url: str, writes: bool, judge: Judge, request: Mapping[str, Any]) -> httpx.Response:
         self.account.enter()
         failure: Exception
+        auth = request.get("auth", httpx.USE_CLIENT_DEFAULT)
+        asked = self._client.build_request(method, url, **{name: value for name, value in request.items() if name != "auth"})
+        response: httpx.Response | None = None
         try:
-            response = self._client.request(method, url, **request)
+            response = self._client.send(asked, auth=auth)
             judge(response)
             return response
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
@@ -309,6 +312,8 @@ class Wire:
             failure = _lost("no_answer", writes)
         except httpx.HTTPError:
             failure = _lost("connection_lost", writes)
+        finally:
+            exchanges.saw_http(asked, response)
         # Raised outside of the handler, so that httpx's exception with its URL is not kept as context.
         raise failure
 

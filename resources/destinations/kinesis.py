@@ -28,6 +28,7 @@ from resources.destinations import (
     FieldRule,
     Operation,
     Outcome,
+    exchanges,
 )
 from resources.destinations import http as wire
 from resources.destinations.http import CallFailedError
@@ -162,8 +163,10 @@ class KinesisDestination(Connector):
     def _call(self, stream: str, records: list[dict[str, Any]]) -> dict[str, Any]:
         """One PutRecords. Raises :class:`CallFailedError`; botocore's own errors name the URL, and so go no further."""
         failure: CallFailedError
+        heard: dict[str, Any] | None = None
         try:
-            return self._client.put_records(StreamName=stream, Records=records)
+            heard = self._client.put_records(StreamName=stream, Records=records)
+            return heard
         except botocore.exceptions.ClientError as error:
             failure = _failure(error)
         except (botocore.exceptions.EndpointConnectionError, botocore.exceptions.ConnectTimeoutError):
@@ -172,7 +175,19 @@ class KinesisDestination(Connector):
             failure = CallFailedError("unknown", "no_answer", maybe_applied=True)
         except botocore.exceptions.BotoCoreError:
             failure = CallFailedError("unknown", "connection_lost", maybe_applied=True)
+        finally:
+            if exchanges.watched():
+                exchanges.saw(_exchange(stream, records, heard))
         raise failure
+
+
+def _exchange(stream: str, records: list[dict[str, Any]], heard: dict[str, Any] | None) -> exchanges.Exchange:
+    """The call as a person reads it; boto3 signs it and writes the records' data in base64."""
+    body = {"StreamName": stream, "Records": [{**record, "Data": orjson.loads(record["Data"])} for record in records]}
+    headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "Kinesis_20131202.PutRecords"}
+    status = None if heard is None else heard["ResponseMetadata"]["HTTPStatusCode"]
+    answer = None if heard is None else {name: value for name, value in heard.items() if name != "ResponseMetadata"}
+    return exchanges.Exchange("POST", "/", (), headers, body, status, answer)
 
 
 def _failure(error: botocore.exceptions.ClientError) -> CallFailedError:

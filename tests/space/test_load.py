@@ -60,7 +60,7 @@ def test_a_broken_space_names_every_problem_and_nothing_else(directory: Path) ->
 
 
 def test_there_are_broken_spaces_of_every_kind() -> None:
-    assert len(BROKEN) == 23
+    assert len(BROKEN) == 24
 
 
 def test_a_problem_prints_as_place_message_and_remedy() -> None:

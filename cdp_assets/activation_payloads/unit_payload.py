@@ -1,0 +1,203 @@
+"""One unit of an activation, from its message to its row: mapped, judged, and with what takes it back. Pure: no warehouse, no clock."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from cdp_assets.activation_payloads.audience_rows import Candidate, condition_nodes
+from cdp_assets.activation_payloads.mapping_kit import MappingError, json_text, prepare, reads
+from cdp_assets.activation_payloads.mapping_kit.values import text
+from cdp_assets.activation_payloads.message import AudienceMessages, row_message
+from cdp_assets.activation_payloads.model_rows import ModelRow
+from cdp_assets.activation_payloads.rules import PayloadError, Target, field_problems
+from cdp_assets.space.models import Activation, ColumnSubject
+from cdp_assets.space.space import Space
+
+# A message above this size is not emitted (Segment's limit for audience events).
+MAX_MESSAGE_BYTES = 32 * 1024
+
+OK = "ok"
+# Verdicts under which no content is kept: nothing of it may leave now or later, and a retract needs key and flag only.
+_CONTENT_FREE = frozenset({"suppressed", "consent", "no_subject", "too_large"})
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit before it is mapped. ``refused``: the verdict that needs no mapping, '' for none."""
+
+    unit: str
+    message: Mapping[str, Any]
+    exit_message: Mapping[str, Any]
+    refused: str
+    canonical_segment_id: str | None = None
+    path: str | None = None
+    entity_id: str | None = None
+    row_key: str | None = None
+    identifiers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UnitPayload:
+    """What became of a unit. ``row``: its row of PAYLOADS. ``payload``: as mapped, also where the verdict forbids to keep it."""
+
+    row: dict[str, Any]
+    payload: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        return self.row["verdict"]
+
+    @property
+    def detail(self) -> str:
+        return self.row["detail"]
+
+
+def audience_units(space: Space, activation: Activation, found: Iterable[Candidate]) -> Iterator[Unit]:
+    messages = AudienceMessages(space, activation, condition_nodes(space, activation))
+    path = activation.trigger.path
+    for candidate in found:
+        member = candidate.member
+        refused = _refusal(candidate.suppressed, candidate.consents)
+        if not refused and activation.identifier not in member.identifiers:
+            refused = "no_identifier"
+        # Several parents, or several ways to match, still make one pair.
+        pairs = list(dict.fromkeys(row.entity_id for row in member.context.get(path, ()))) if path else [None]
+        for entity_id in pairs:
+            message = messages.message(member, entity_id)
+            unit = member.canonical_segment_id if entity_id is None else f"{member.canonical_segment_id}|{path}|{entity_id}"
+            yield Unit(
+                unit,
+                message,
+                messages.exit_of(message),
+                refused,
+                canonical_segment_id=member.canonical_segment_id,
+                path=path,
+                entity_id=entity_id,
+                identifiers=member.identifiers,
+            )
+
+
+def row_unit(activation: Activation, row: ModelRow) -> Unit:
+    subject = activation.consent.subject
+    about_a_person = isinstance(subject, ColumnSubject)
+    refused = _refusal(row.suppressed, row.consents)
+    if about_a_person and row.subject is None:
+        refused = "no_subject"
+    message = row_message(row.values, activation.destination)
+    identifiers: dict[str, str] = {}
+    if isinstance(subject, ColumnSubject) and row.subject is not None:
+        identifiers[subject.identifier_type] = text(row.values[subject.column])
+    return Unit(
+        row.row_key,
+        message,
+        message,
+        refused,
+        canonical_segment_id=row.subject,
+        row_key=row.row_key,
+        identifiers=identifiers,
+    )
+
+
+def _refusal(suppressed: bool, consents: bool) -> str:
+    if suppressed:
+        return "suppressed"
+    return "" if consents else "consent"
+
+
+class UnitMapper:
+    """Maps and judges the units of one activation. Raises PayloadError for a mapping that is none."""
+
+    def __init__(self, activation: Activation, target: Target, as_of: dt.datetime, definition_revision: str) -> None:
+        self.activation, self.target = activation, target
+        self.as_of, self.revision = as_of, definition_revision
+        try:
+            self._apply = prepare(activation.mapping)
+        except MappingError as error:
+            raise PayloadError(f"activation {activation.key}: mapping: {'; '.join(error.errors)}") from None
+
+    def map(self, unit: Unit) -> UnitPayload:
+        """The unit's row. Never raises for what a unit holds: that is its verdict."""
+        verdict, detail = unit.refused, ""
+        payload: dict[str, Any] = {}
+        exit_payload: dict[str, Any] = {}
+        try:
+            payload = self._mapped(unit.message)
+            # A model's rows have no membership to take back: what leaves is what was there.
+            exit_payload = payload if unit.exit_message is unit.message else self._mapped(unit.exit_message)
+        except MappingError as error:
+            verdict, detail = verdict or "invalid", f"mapping: {error.errors[0]}"
+        size = len(_json(unit.message))
+        if not verdict and size > MAX_MESSAGE_BYTES:
+            verdict, detail = "too_large", f"message of {-(-size // 1024)} KB, at most {MAX_MESSAGE_BYTES // 1024} KB"
+        key_value = payload.get(self.target.key_field)
+        destination_key = None if key_value is None or key_value == "" else text(key_value)
+        if not verdict and destination_key is None:
+            verdict, detail = "no_identifier", f"{self.target.key_field} is empty"
+        if not verdict:
+            problems = field_problems(payload, self.target.fields)
+            verdict, detail = ("invalid", "; ".join(problems)) if problems else (OK, "")
+        keep = bool(payload) and verdict not in _CONTENT_FREE
+        mapped = _json(payload).decode() if keep else None
+        retract = {} if destination_key is None else {self.target.key_field: key_value}
+        if retract and self.target.flag_field:
+            retract[self.target.flag_field] = False
+        row = {
+            "activation": self.activation.key,
+            "unit": unit.unit,
+            "canonical_segment_id": unit.canonical_segment_id,
+            "path": unit.path,
+            "entity_id": unit.entity_id,
+            "row_key": unit.row_key,
+            "destination_key": destination_key,
+            "payload": mapped,
+            "payload_hash": hashlib.sha256(mapped.encode()).hexdigest() if mapped is not None else None,
+            "exit_payload": _json(exit_payload).decode() if keep else None,
+            "retract_payload": _json(retract).decode() if retract else None,
+            "identifiers": _json(dict(unit.identifiers)).decode() if keep else None,
+            "verdict": verdict,
+            "detail": detail,
+            "as_of": self.as_of,
+            "definition_revision": self.revision,
+        }
+        return UnitPayload(row, payload)
+
+    def _mapped(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        payload = self._apply(message)
+        if not isinstance(payload, dict):
+            raise MappingError("the mapping does not give an object")
+        return payload
+
+
+def personal_fields(activation: Activation, key_field: str) -> frozenset[str]:
+    """The destination fields that may hold what is known of a person: the key, identifiers and traits, and whatever cannot be traced."""
+    if activation.model is not None and not isinstance(activation.consent.subject, ColumnSubject):
+        return frozenset()
+    traits = {*activation.personalization.traits, activation.identifier, "email"}
+
+    def personal(value: Any) -> bool:
+        paths = reads(value)
+        if paths is None:
+            return True
+        if isinstance(activation.consent.subject, ColumnSubject):
+            return any(path[-1] == activation.consent.subject.column for path in paths)
+        return any(path[0] in ("userId", "anonymousId", "context") or len(path) == 1 or path[1] in traits for path in paths)
+
+    return frozenset({key_field, *(name for name, value in activation.mapping.items() if personal(value))})
+
+
+def _json(value: Any) -> bytes:
+    """Canonical JSON: keys sorted, no spaces. Whole numbers too large for 64 bits keep their digits."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS, default=_nothing)
+    except TypeError:
+        return json_text(value, sort_keys=True).encode()
+
+
+def _nothing(_value: Any) -> None:
+    return None
