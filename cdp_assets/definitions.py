@@ -18,6 +18,7 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from cdp_assets.activation_payloads import assets as payloads  # noqa: E402 - after the warning filter, which import-time decorators need
+from cdp_assets.activation_payloads.event_rows import DealtWith  # noqa: E402
 from cdp_assets.computed_traits import assets as traits  # noqa: E402
 from cdp_assets.dagster_support import (  # noqa: E402
     META_AS_OF,
@@ -33,6 +34,7 @@ from cdp_assets.dagster_support import (  # noqa: E402
 from cdp_assets.data_graph.assets import build_data_graph  # noqa: E402
 from cdp_assets.data_graph.model import Entity  # noqa: E402
 from cdp_assets.destination_syncs import assets as syncs  # noqa: E402
+from cdp_assets.destination_syncs.event_streams import dealt_with  # noqa: E402
 from cdp_assets.graph_report import graph_report  # noqa: E402
 from cdp_assets.linked_audiences import assets as audiences  # noqa: E402
 from cdp_assets.linked_audiences import checks as audience_checks  # noqa: E402
@@ -41,11 +43,13 @@ from cdp_assets.linked_audiences.sql import audience_sql  # noqa: E402
 from cdp_assets.raw_events.assets import build_raw_events, take_in_and_build  # noqa: E402
 from cdp_assets.space.conditions import audience_references  # noqa: E402
 from cdp_assets.space.home import Home  # noqa: E402
+from cdp_assets.space.models import Activation  # noqa: E402
 from cdp_assets.space.revisions import audience_revision, trait_revision  # noqa: E402
 from cdp_assets.space.space import Space  # noqa: E402
 from cdp_assets.unified_profiles.assets import build_unified_profiles, external_profiles  # noqa: E402
 from cdp_assets.unified_profiles.build import build_profiles  # noqa: E402
 from cdp_assets.unified_profiles.sync_tables import build_sync_tables  # noqa: E402
+from resources.destinations.open import account_of  # noqa: E402
 from resources.instance import pool_of  # noqa: E402
 from resources.space import SpaceResource, load  # noqa: E402
 from resources.warehouse import TableRef, Warehouse  # noqa: E402
@@ -66,7 +70,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
         build_raw_events(space.config),
         *people(space),
         *build_traits_and_audiences(space),
-        *payloads.build_payload_assets(space),
+        *payloads.build_payload_assets(space, events_dealt_with),
         *syncs.build_sync_assets(space, take_in_landing),
     ]
     return dg.Definitions(
@@ -220,6 +224,11 @@ def _audience_partition(built: AudienceResult, as_of: dt.datetime) -> dict[str, 
         **({"partitions whose members retention let go": built.dropped} if built.dropped else {}),
         META_AS_OF: format_instant(as_of),
     }
+
+
+def events_dealt_with(warehouse: Warehouse, space: Space, activation: Activation) -> DealtWith:
+    """What the syncs of an event stream have dealt with at the account that it is sent to."""
+    return dealt_with(warehouse, activation, account_of(space.config.destinations[activation.destination]))
 
 
 def take_in_landing(context: dg.AssetExecutionContext, resource: SpaceResource, space: Space, warehouse: Warehouse) -> None:

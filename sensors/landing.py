@@ -1,4 +1,4 @@
-"""New landing files start raw_events and unified_profiles; never an audience."""
+"""New landing files start raw_events and unified_profiles, and what is sent of raw events; never an audience."""
 
 import datetime as dt
 import hashlib
@@ -67,18 +67,25 @@ def decide(
     return LandingDecision(current, partitions=tuple(w.key for w in known[incomplete:]))
 
 
+def event_streams(space: Space) -> list[dg.AssetKey]:
+    """Payloads and syncs of the activations that send raw events: in the same run, since a second one takes seconds to start."""
+    enabled = [key for key, activation in space.activations.items() if activation.events and activation.enabled]
+    return [asset_key(space.name, room, key) for key in enabled for room in ("activation_payloads", "destination_syncs")]
+
+
 def build_landing_sensor(space: Space, directory: Path, home: Home) -> dg.SensorDefinition:
     name = f"{space.name}__landing"
     messages = asset_key(space.name, "raw_events", "messages")
     selection = [
         *(asset_key(space.name, "raw_events", table) for table in ("messages", "quarantine", "violations", "event_tables")),
         *(asset_key(space.name, "unified_profiles", table) for table in asset_names(space.graph)),
+        *event_streams(space),
     ]
 
     @dg.sensor(
         name=name,
         target=dg.AssetSelection.assets(*selection),
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=5 if event_streams(space) else 30,
         default_status=dg.DefaultSensorStatus.RUNNING if space.config.automation == "on" else dg.DefaultSensorStatus.STOPPED,
         description="Takes in new landing files and resolves identities.",
     )

@@ -2,11 +2,12 @@
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 
 from cdp_assets.activation_payloads import checks
+from cdp_assets.activation_payloads.event_rows import DealtWith
 from cdp_assets.activation_payloads.payloads import build_payloads
 from cdp_assets.activation_payloads.tables import PAYLOADS
 from cdp_assets.dagster_support import (
@@ -34,8 +35,12 @@ class NotBuiltError(Exception):
     """The activation's audience has never been built."""
 
 
-def build_payload_assets(space: Space) -> list[dg.AssetsDefinition]:
-    return [_asset(space, key, activation) for key, activation in space.activations.items()]
+EventsDealtWith = Callable[[Warehouse, Space, Activation], DealtWith]
+"""The events of an activation's stream that its syncs have dealt with."""
+
+
+def build_payload_assets(space: Space, events_dealt_with: EventsDealtWith) -> list[dg.AssetsDefinition]:
+    return [_asset(space, key, activation, events_dealt_with) for key, activation in space.activations.items()]
 
 
 def source_of(warehouse: Warehouse, activation: Activation, instant: dt.datetime) -> tuple[dt.datetime, str | None]:
@@ -65,6 +70,8 @@ def _dependencies(space: Space, activation: Activation) -> list[dg.AssetKey]:
             if space.graph.has(chosen.path)
         ]
         return [asset_key(space.name, "linked_audiences", activation.audience), *traits, *entities]
+    if activation.events:
+        return [*profile_deps(space.name, space.graph, "user_identifiers"), asset_key(space.name, "raw_events", "messages")]
     model = space.models[str(activation.model)]
     known = {*space.traits, *space.audiences}
     rooms = {**dict.fromkeys(space.traits, "computed_traits"), **dict.fromkeys(space.audiences, "linked_audiences")}
@@ -77,6 +84,8 @@ def _dependencies(space: Space, activation: Activation) -> list[dg.AssetKey]:
 
 def _description(space: Space, activation: Activation) -> str:
     source = f"audience `{activation.audience}`" if activation.audience else f"model `{activation.model}`"
+    if activation.events:
+        source = f"events `{activation.events.where}` received from {format_instant(activation.events.since)} on"
     path = f" at `{activation.trigger.path}`" if activation.trigger.path else ""
     consent = activation.consent
     subject = consent.subject if isinstance(consent.subject, str) else f"column {consent.subject.column}"
@@ -96,7 +105,7 @@ def _description(space: Space, activation: Activation) -> str:
     return "\n".join(lines)
 
 
-def _asset(space: Space, key: str, activation: Activation) -> dg.AssetsDefinition:
+def _asset(space: Space, key: str, activation: Activation, events_dealt_with: EventsDealtWith) -> dg.AssetsDefinition:
     asset = asset_key(space.name, ROOM, key)
     spec = room_spec(
         space.config,
@@ -128,6 +137,7 @@ def _asset(space: Space, key: str, activation: Activation) -> dg.AssetsDefinitio
                 definition_revision=revision,
                 run_id=context.run.run_id,
                 loaded_at=dt.datetime.now(dt.UTC),
+                dealt_with=events_dealt_with(warehouse, loaded, current) if current.events else None,
             )
             verdicts = checks.evaluate(warehouse, loaded, key)
         yield dg.MaterializeResult(

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from cdp_assets.activation_payloads.audience_rows import candidates
+from cdp_assets.activation_payloads.event_rows import DealtWith, event_units
 from cdp_assets.activation_payloads.model_rows import model_rows, table_rows, tables_of
 from cdp_assets.activation_payloads.people import LATEST
 from cdp_assets.activation_payloads.rules import PayloadError, Target, target_of
@@ -67,11 +68,12 @@ def build_payloads(
     run_id: str,
     loaded_at: dt.datetime,
     consent_as_of_instant: dt.datetime | None = None,
+    dealt_with: DealtWith | None = None,
 ) -> PayloadsResult:
     """Replace the activation's rows of PAYLOADS and its row of PAYLOAD_BUILDS.
 
     ``window_key``: the audience's partition to read; None for a model. ``consent_as_of_instant``: consent and suppressions known
-    before it count; default: all that is known. Raises PayloadError when nothing can be built (audience not built, model key
+    before it count; default: all that is known. ``dealt_with``: the events of a stream that need nothing more. Raises PayloadError when nothing can be built (audience not built, model key
     not unique, unknown column); the old content then stays.
     """
     activation = space.activations[activation_key]
@@ -95,6 +97,20 @@ def build_payloads(
         writer = _Writer(warehouse, space, activation, target, as_of, definition_revision)
         writer.write(audience_units(space, activation, found))
         writer.swap(source, run_id, loaded_at)
+        return writer.result()
+    if activation.events is not None:
+        units = event_units(
+            warehouse,
+            space,
+            activation,
+            as_of=as_of,
+            consent_as_of_instant=instant,
+            suppressed=suppressed,
+            dealt_with=dealt_with or DealtWith(),
+        )
+        writer = _Writer(warehouse, space, activation, target, as_of, definition_revision)
+        writer.write(units)
+        writer.swap(_current_source("events", definition_revision, run_id, {}), run_id, loaded_at)
         return writer.result()
     with model_rows(warehouse, space, activation, as_of=as_of, consent_as_of_instant=instant, suppressed=suppressed) as rows:
         source = _model_source(warehouse, space, activation, definition_revision, run_id)
@@ -134,13 +150,18 @@ def _model_source(
     warehouse: Warehouse, space: Space, activation: Activation, definition_revision: str, run_id: str
 ) -> dict[str, Any]:
     model = space.models[str(activation.model)]
+    return _current_source(model.key, definition_revision, run_id, table_rows(warehouse, tables_of(model, warehouse.dialect)))
+
+
+def _current_source(source: str, definition_revision: str, run_id: str, tables: Mapping[str, int]) -> dict[str, Any]:
+    """A source that is read by the build itself."""
     return {
-        "source": activation.model,
+        "source": source,
         "source_partition": None,
         "source_revision": definition_revision,
         "source_run_id": run_id,
         "source_kind": KIND_CURRENT,
-        "tables": json.dumps(table_rows(warehouse, tables_of(model, warehouse.dialect)), sort_keys=True),
+        "tables": json.dumps(tables, sort_keys=True),
     }
 
 

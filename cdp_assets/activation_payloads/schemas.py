@@ -153,7 +153,7 @@ def _destination_fields(fields: Mapping[str, FieldRule], mapped: Sequence[str]) 
                 if name not in fields:
                     broken[f"{name} is not a field of the object"] = fn.json_text(table.payload, name).notnull()
         found = {words: wrong.fill_null(False) & (table.verdict == OK) for words, wrong in broken.items()}
-        first = ibis.cases(*((wrong, words) for words, wrong in found.items()), else_="")
+        first = ibis.cases((ibis.literal(False), ""), *((wrong, words) for words, wrong in found.items()), else_="")
         rows = table.select("activation", "unit", problem=first)
         return rows.filter(rows.problem != "")
 

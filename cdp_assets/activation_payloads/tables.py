@@ -31,9 +31,11 @@ PAYLOADS = TableSpec(
         "detail": "string",
         "as_of": "timestamp",
         "definition_revision": "string",
+        # of events: the order in which those of one person are sent
+        "occurred_at": "timestamp",
     },
-    "The desired state of an activation: one row per unit that is in (member, member-entity pair, model row). "
-    "unit: canonical id; canonical id, path and entity id joined by '|'; or the model key. payload, exit_payload and retract_payload are "
+    "The desired state of an activation: one row per unit that is in (member, member-entity pair, model row), or per event that no sync "
+    "has dealt with. unit: canonical id; canonical id, path and entity id joined by '|'; the model key; or the message id. payload, exit_payload and retract_payload are "
     "mapped JSON texts (retract holds key and flag only). verdict: ok, or a withheld reason: consent, suppressed, no_identifier, no_subject, "
     "too_large, filter, invalid. A withheld unit is still in: only its message may not go.",
     subject="canonical_segment_id",

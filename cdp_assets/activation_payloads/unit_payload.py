@@ -40,6 +40,8 @@ class Unit:
     entity_id: str | None = None
     row_key: str | None = None
     identifiers: Mapping[str, str] = field(default_factory=dict)
+    occurred_at: dt.datetime | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def audience_units(space: Space, activation: Activation, found: Iterable[Candida
     path = activation.trigger.path
     for candidate in found:
         member = candidate.member
-        refused = _refusal(candidate.suppressed, candidate.consents)
+        refused = refusal(candidate.suppressed, candidate.consents)
         if not refused and activation.identifier not in member.identifiers:
             refused = "no_identifier"
         # Several parents, or several ways to match, still make one pair.
@@ -86,7 +88,7 @@ def audience_units(space: Space, activation: Activation, found: Iterable[Candida
 def row_unit(activation: Activation, row: ModelRow) -> Unit:
     subject = activation.consent.subject
     about_a_person = isinstance(subject, ColumnSubject)
-    refused = _refusal(row.suppressed, row.consents)
+    refused = refusal(row.suppressed, row.consents)
     if about_a_person and row.subject is None:
         refused = "no_subject"
     message = row_message(row.values, activation.destination)
@@ -104,7 +106,42 @@ def row_unit(activation: Activation, row: ModelRow) -> Unit:
     )
 
 
-def _refusal(suppressed: bool, consents: bool) -> str:
+def event_unit(
+    activation: Activation,
+    message: Mapping[str, Any],
+    person: Mapping[str, str],
+    *,
+    subject: str | None,
+    refused: str = "",
+    detail: str = "",
+    occurred_at: dt.datetime | None = None,
+) -> Unit:
+    """The unit of a raw event. ``person``: identifiers and traits of its profile, by name; the message gets those that it lacks."""
+    context = message.get("context")
+    context = context if isinstance(context, dict) else {}
+    own = context.get("traits")
+    said = {**person, **(own if isinstance(own, dict) else {})}
+    known = {**message, "context": {**context, "traits": said}}
+    if "userId" not in known and "user_id" in person:
+        known["userId"] = person["user_id"]
+    if not refused and activation.identifier not in person:
+        refused = "no_identifier"
+    message_id = text(message["messageId"])
+    return Unit(
+        message_id,
+        known,
+        known,
+        refused,
+        canonical_segment_id=subject,
+        row_key=message_id,
+        identifiers={kind: person[kind] for kind in ("user_id", "email", activation.identifier) if kind in person},
+        occurred_at=occurred_at,
+        detail=detail,
+    )
+
+
+def refusal(suppressed: bool, consents: bool) -> str:
+    """The verdict of a person who may not be sent to, '' of others."""
     if suppressed:
         return "suppressed"
     return "" if consents else "consent"
@@ -123,7 +160,7 @@ class UnitMapper:
 
     def map(self, unit: Unit) -> UnitPayload:
         """The unit's row. Never raises for what a unit holds: that is its verdict."""
-        verdict, detail = unit.refused, ""
+        verdict, detail = unit.refused, unit.detail
         payload: dict[str, Any] = {}
         exit_payload: dict[str, Any] = {}
         try:
@@ -144,7 +181,8 @@ class UnitMapper:
             verdict, detail = ("invalid", "; ".join(problems)) if problems else (OK, "")
         keep = bool(payload) and verdict not in _CONTENT_FREE
         mapped = _json(payload).decode() if keep else None
-        retract = {} if destination_key is None else {self.target.key_field: key_value}
+        # What has happened cannot be taken back.
+        retract = {} if destination_key is None or self.activation.events else {self.target.key_field: key_value}
         if retract and self.target.flag_field:
             retract[self.target.flag_field] = False
         row = {
@@ -157,13 +195,14 @@ class UnitMapper:
             "destination_key": destination_key,
             "payload": mapped,
             "payload_hash": hashlib.sha256(mapped.encode()).hexdigest() if mapped is not None else None,
-            "exit_payload": _json(exit_payload).decode() if keep else None,
+            "exit_payload": _json(exit_payload).decode() if keep and not self.activation.events else None,
             "retract_payload": _json(retract).decode() if retract else None,
             "identifiers": _json(dict(unit.identifiers)).decode() if keep else None,
             "verdict": verdict,
             "detail": detail,
             "as_of": self.as_of,
             "definition_revision": self.revision,
+            "occurred_at": unit.occurred_at,
         }
         return UnitPayload(row, payload)
 
@@ -178,6 +217,8 @@ def personal_fields(activation: Activation, key_field: str) -> frozenset[str]:
     """The destination fields that may hold what is known of a person: the key, identifiers and traits, and whatever cannot be traced."""
     if activation.model is not None and not isinstance(activation.consent.subject, ColumnSubject):
         return frozenset()
+    if activation.events is not None:  # anything that an event says may be about its person
+        return frozenset({key_field, *(name for name, value in activation.mapping.items() if reads(value) != frozenset())})
     traits = {*activation.personalization.traits, activation.identifier, "email"}
 
     def personal(value: Any) -> bool:

@@ -49,7 +49,7 @@ def ledger_rows(warehouse: Warehouse, people: People, columns: Sequence[str] = _
     scope, ledger = people.scope, warehouse.table(LEDGER.ref)
     rows = ledger.filter(ledger.activation == scope.activation, ledger.account == scope.account).select(*columns)
     rows = people.current(rows, "segment_id", scope.as_of, "now_id")
-    if scope.unit == "row":
+    if scope.unit in ("row", "event"):
         unit = rows.row_key
     elif scope.unit == "entity":
         unit = rows.now_id.concat("|", rows.path, "|", rows.entity_id)
@@ -168,6 +168,8 @@ class Reconciliation:
             same_person = (both.r_unit == both.r_now_unit) & ~drifted
             # A unit with further keys has a row here that is not as it should be.
             still = settled & as_it_should & same_person & ~both.closed
+            if self.scope.once:  # what a sync has dealt with is wanted no more, and stays as it is
+                still = still | (settled & both.d_unit.isnull())
             loud = both.filter(~ibis.coalesce(still, False))
             return loud.select(unit=ibis.coalesce(loud.d_unit, loud.r_now_unit)).distinct()
 
@@ -223,7 +225,10 @@ class Reconciliation:
 
         def aside() -> ir.Table:
             rows = ledger_rows(self.warehouse, self.people)
-            return rows.filter(rows.present).anti_join(loud, [("now_unit", "unit")])
+            apart = rows.filter(rows.present).anti_join(loud, [("now_unit", "unit")])
+            if self.scope.once:
+                apart = apart.semi_join(_desired(self.warehouse, self.scope), [("now_unit", "d_unit")])
+            return apart
 
         return count + self.warehouse.count(self.template("aside", aside))
 

@@ -68,6 +68,11 @@ class Scope:
     desired: bool = True
 
     @property
+    def once(self) -> bool:
+        """Whether units are events, which leave the payloads when a sync has dealt with them."""
+        return self.unit == "event"
+
+    @property
     def people(self) -> bool:
         """Whether units or subjects are people, so that merges and consent matter."""
         return self.unit != "row" or isinstance(self.consent.subject, ColumnSubject)

@@ -142,7 +142,7 @@ def plan_sync(warehouse: Warehouse, journal: Journal, request: SyncRequest) -> P
     early = _early_holds(request, build, known, all_states, rows, journal)
     seq = max(state.seq, journal.last_seq(key, account)) + 1
     scope = _scope(request, build, state, seq, first=known is None or state.revision is None, holds=early)
-    can_retract = request.capabilities.retract != "none"
+    can_retract = request.policy.can_retract
 
     with contextlib.ExitStack() as scratch:
         both = scratch.enter_context(reconciliation(warehouse, scope))
@@ -345,7 +345,7 @@ def _numbers(both: Reconciliation, decided: ir.Table) -> dict[str, int]:
 
 
 def _exit_holds(request: SyncRequest, numbers: Mapping[str, int]) -> list[Hold]:
-    if request.retiring:
+    if request.retiring or request.policy.once:
         return []
     return guardrails.exits_guardrail(request.activation.guardrails, present=numbers["present"], leaving=numbers["leaving"])
 
@@ -388,6 +388,7 @@ def _intents(warehouse: Warehouse, decided: ir.Table, scope: Scope) -> ir.Table:
         p_exit="exit_payload",
         p_retract="retract_payload",
         p_identifiers="identifiers",
+        p_occurred_at="occurred_at",
     )
     stored = warehouse.table(DELIVERY_STATE.ref)
     mine = stored.filter(stored.activation == scope.activation, stored.account == scope.account)
@@ -412,7 +413,7 @@ def _intents(warehouse: Warehouse, decided: ir.Table, scope: Scope) -> ir.Table:
     rows = rows.mutate(message_id=message_id_expression(rows, scope.activation, scope.account))
     sent = rows.message.replace(MESSAGE_ID_TOKEN, rows.message_id).replace(TIMESTAMP_TOKEN, scope.instant)
     rank = ibis.cases(*((rows.operation == op, place) for op, place in RANK.items()), else_=9)
-    turn = ibis.row_number().over(group_by=["operation", "destination_key"], order_by=["unit"])
+    turn = ibis.row_number().over(group_by=["operation", "destination_key"], order_by=["p_occurred_at", "unit"])
     only = lambda column: ibis.ifelse(planned, column, ibis.null("string"))  # noqa: E731
     return rows.select(
         activation=ibis.literal(scope.activation),
@@ -473,7 +474,7 @@ def _recorded(warehouse: Warehouse, decided: ir.Table, scope: Scope, policy: Pol
             f"k_{name}": keys[name]
             for name in (
                 *("unit", "destination_key", "segment_id", "path", "entity_id", "row_key", "now_id", "effect", "payload_hash"),
-                *("uncertain", "next_episode", "operation", "held"),
+                *("uncertain", "next_episode", "operation", "held", "outcome", "reason"),
             )
         },
         k_maybe=states.maybe(keys),
@@ -484,6 +485,8 @@ def _recorded(warehouse: Warehouse, decided: ir.Table, scope: Scope, policy: Pol
     arm, expire = rows.k_effect == Effect.arm, rows.k_effect == Effect.expire
     ends = rows.k_effect.isin([Effect.arm, Effect.disarm, Effect.drop])
     sends_enter = policy.reactions.enter is states.Reaction.send
+    # An event that is not sent and never will be.
+    passed_over = arm & (rows.k_outcome == Outcome.withheld)
     now = timestamp_literal(scope.now)
     return rows.select(
         activation=ibis.literal(scope.activation),
@@ -498,7 +501,7 @@ def _recorded(warehouse: Warehouse, decided: ir.Table, scope: Scope, policy: Pol
         present=ibis.cases((arm, True), (ends, False), else_=ibis.coalesce(rows.present, False)),
         held=ibis.cases(
             (rows.k_effect == Effect.drop, False),
-            (arm, rows.k_held | sends_enter),
+            (arm, rows.k_held | (ibis.literal(sends_enter) & ~passed_over)),
             else_=rows.k_held | rows.k_maybe,
         ),
         episode=rows.k_next_episode,
@@ -509,7 +512,7 @@ def _recorded(warehouse: Warehouse, decided: ir.Table, scope: Scope, policy: Pol
         operation=ibis.ifelse(expire, rows.k_operation, ""),
         status=ibis.ifelse(expire, str(Outcome.rejected), "recorded"),
         uncertain=ibis.ifelse(expire, rows.k_uncertain, ""),
-        reason=ibis.ifelse(expire, "expired", ""),
+        reason=ibis.cases((expire, "expired"), (passed_over, rows.k_reason), else_=""),
         detail=ibis.null("string"),
         warning=ibis.null("string"),
         attempts=ibis.ifelse(expire, ibis.coalesce(rows.attempts, 0), 0),

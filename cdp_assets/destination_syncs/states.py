@@ -84,7 +84,10 @@ TRIGGERS: Final = {
     "enters_or_exits": Reactions(Reaction.send, Reaction.send, Reaction.nothing),
     "upsert": Reactions(Reaction.send, Reaction.record, Reaction.send),
     "mirror": Reactions(Reaction.send, Reaction.send, Reaction.send),
+    "occurs": Reactions(Reaction.send, Reaction.nothing, Reaction.nothing),
 }
+# Why an event is passed over for good: what its person agrees to, or is known by, later is no reason to send it then.
+FINAL_VERDICTS: Final = ("consent", "suppressed", "no_identifier", "filter")
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Policy:
     can_retract: bool
     resend_unknown: bool = False
     retiring: bool = False
+    # units are events: each is sent at most once, and nothing takes it back
+    once: bool = False
 
     @property
     def append(self) -> bool:
@@ -119,7 +124,9 @@ def policy_of(
     reactions = TRIGGERS[when]
     if property_changes and when == "enters_or_exits":
         reactions = Reactions(reactions.enter, reactions.exit, Reaction.send)
-    return Policy(reactions, capabilities.resend, capabilities.retract != "none", resend_unknown, retiring)
+    once = when == "occurs"
+    can_retract = capabilities.retract != "none" and not once
+    return Policy(reactions, capabilities.resend, can_retract, resend_unknown, retiring, once)
 
 
 FACTS: Final = {
@@ -194,6 +201,9 @@ def wishes(policy: Policy) -> list[Rule]:
     enter, exit_, change = policy.reactions.enter, policy.reactions.exit, policy.reactions.change
     sends_enter = enter is Reaction.send
     rules = [Rule("shadow", lambda f: f.shadow, effect=Effect.drop)]
+    if policy.once:
+        rules.append(Rule("has been dealt with", lambda f: (f.present | f.held) & (f.uncertain == "") & ~f.desired))
+        rules.append(Rule("sent before", lambda f: f.held & ~f.present & f.desired, effect=Effect.arm))
     if policy.blocks_unknown:
         rules.append(
             Rule("blocked", lambda f: f.uncertain != "", outcome=Outcome.unknown, reason="no answer, sending twice is unsafe")
@@ -211,7 +221,13 @@ def wishes(policy: Policy) -> list[Rule]:
         rules.append(_send("withdrawn", lambda f: f.closed & _holds(f), Op.retract, _CLOSED))
     rules += [
         Rule("left closed", lambda f: f.closed & ~f.desired & _inside(f), Op.none, Effect.disarm, Outcome.withheld, _CLOSED),
-        Rule("closed", lambda f: f.closed & f.desired, outcome=Outcome.withheld, reason=_CLOSED),
+        Rule(
+            "closed",
+            lambda f: f.closed & f.desired,
+            effect=Effect.arm if policy.once else Effect.none,
+            outcome=Outcome.withheld,
+            reason=_CLOSED,
+        ),
         Rule("closed and gone", lambda f: f.closed, effect=Effect.close),
     ]
 
@@ -262,7 +278,10 @@ def gates(policy: Policy) -> list[Rule]:
     """What stands in the way of a wish to send. Facts have the wish as ``wish``."""
     adds = lambda f: f.wish.isin([Op.enter, Op.change])  # noqa: E731
     waits = lambda f: f.status == Outcome.waiting  # noqa: E731
+    final = lambda f: adds(f) & f.verdict.isin(FINAL_VERDICTS)  # noqa: E731
+    passed = [Rule("passed over", final, effect=Effect.arm, outcome=Outcome.withheld, reason=_VERDICT)] if policy.once else []
     return [
+        *passed,
         Rule("withheld", lambda f: adds(f) & (f.verdict != "ok"), outcome=Outcome.withheld, reason=_VERDICT),
         Rule(
             "rejected before",

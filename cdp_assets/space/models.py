@@ -795,10 +795,13 @@ class SqlModel(Model):
 class Trigger(Model):
     """What makes a message: see docs/design.md, Activation state."""
 
-    unit: Literal["profile", "entity", "row"] = Field(description="A profile, a (profile, entity) pair, or a model's row.")
+    unit: Literal["profile", "entity", "row", "event"] = Field(
+        description="A profile, a (profile, entity) pair, a model's row, or a raw event."
+    )
     path: str | None = Field(None, description="For unit entity: relationship path from the profile, e.g. accounts:credit-cards.")
-    when: Literal["enters", "exits", "enters_or_exits", "upsert", "mirror"] = Field(
-        description="For profiles and entities: enters, exits, enters_or_exits. For rows: upsert (never deletes) or mirror."
+    when: Literal["enters", "exits", "enters_or_exits", "upsert", "mirror", "occurs"] = Field(
+        description="For profiles and entities: enters, exits, enters_or_exits. For rows: upsert (never deletes) or mirror. "
+        "For events: occurs."
     )
 
     @model_validator(mode="after")
@@ -807,6 +810,23 @@ class Trigger(Model):
             raise ValueError("'path' goes with unit entity, and is needed there")
         if (self.unit == "row") != (self.when in ("upsert", "mirror")):
             raise ValueError("unit row takes when: upsert or mirror; profiles and entities take enters, exits or enters_or_exits")
+        if (self.unit == "event") != (self.when == "occurs"):
+            raise ValueError("unit event takes when: occurs, and nothing else does")
+        return self
+
+
+class EventStream(Model):
+    """Raw events as they come in: which ones, and from when on."""
+
+    where: FqlCondition = Field(
+        description='FQL over the whole message, e.g. type = "track" and event = "Demo Requested". Without an answer it withholds.'
+    )
+    since: dt.datetime = Field(description="Only events received from this instant on, ISO 8601 with a time zone.")
+
+    @model_validator(mode="after")
+    def _instant(self) -> EventStream:
+        if self.since.tzinfo is None:
+            raise ValueError("'since' needs a time zone; end it with Z for UTC")
         return self
 
 
@@ -865,7 +885,7 @@ class Guardrails(Model):
 
 
 class Activation(Model):
-    """``activations/KEY.yaml``: audience or model -> one destination action."""
+    """``activations/KEY.yaml``: audience, model or event stream -> one destination action."""
 
     key: Slug
     name: str
@@ -873,6 +893,7 @@ class Activation(Model):
     owner: str | None = None
     audience: str | None = None
     model: str | None = None
+    events: EventStream | None = None
     destination: Slug = Field(description="A destination of space.yaml.")
     action: str = Field("upsert", description="The connector's action; each connector names its own.")
     settings: dict[str, Any] = Field(
@@ -905,14 +926,20 @@ class Activation(Model):
 
     @model_validator(mode="after")
     def _shape(self) -> Activation:
-        if (self.audience is None) == (self.model is None):
-            raise ValueError("give exactly one of 'audience' and 'model'")
-        if (self.trigger.unit == "row") != (self.model is not None):
-            raise ValueError("unit row goes with a model, profile and entity with an audience")
+        if [self.audience, self.model, self.events].count(None) != 2:
+            raise ValueError("give exactly one of 'audience', 'model' and 'events'")
+        if (self.trigger.unit == "row") != (self.model is not None) or (self.trigger.unit == "event") != (
+            self.events is not None
+        ):
+            raise ValueError("unit row goes with a model, profile and entity with an audience, event with events")
         if self.consent.subject == "profile" and self.model is not None:
             raise ValueError("a model's rows take consent subject {column, identifier_type} or none")
         if isinstance(self.consent.subject, ColumnSubject) and self.audience is not None:
             raise ValueError("an audience's members take consent subject profile")
+        if self.events is not None and self.consent.subject != "profile":
+            raise ValueError("events are of people: they take consent subject profile")
+        if self.events is not None and self.personalization.entities:
+            raise ValueError("an event has no matched entities; personalise with traits")
         return self
 
 

@@ -280,6 +280,8 @@ def _histories(document: Document, graph: DataGraph, config: SpaceConfig) -> Ite
 
 
 def _source(document: Document, activation: Activation, keys: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
+    if activation.events:
+        return
     kind, key = ("audience", activation.audience) if activation.audience else ("model", activation.model)
     known = keys[f"{kind}s"]
     if key not in known:

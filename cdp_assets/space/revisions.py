@@ -132,7 +132,9 @@ def definition_slice(space: Space, activation_key: str) -> Slice:
     # Segment's payload names the entity of each row, so its slug counts here.
     nodes = {node.path: {**_node(node), "entity": node.relationship.entity} for node in space.graph.nodes() if node.path in paths}
     source: Slice
-    if activation.audience:
+    if activation.events:
+        source = {"events": _plain(activation.events)}
+    elif activation.audience:
         source = {"audience": activation.audience, "revision": audience_revision(space, activation.audience)}
     else:
         source = {"model": activation.model, "revision": model_revision(space, activation.model or "")}

@@ -204,6 +204,7 @@ def _failure(error: botocore.exceptions.ClientError) -> CallFailedError:
 
 
 def _record(operation: Operation, key_field: str) -> dict[str, Any]:
-    said = {**operation.payload, key_field: operation.key, "messageId": operation.message_id}
+    # An event keeps the id that its source gave it, if the mapping says it.
+    said = {"messageId": operation.message_id, **operation.payload, key_field: operation.key}
     key = operation.key if len(operation.key) <= _LONGEST_KEY else hashlib.sha256(operation.key.encode()).hexdigest()
     return {"Data": orjson.dumps(said), "PartitionKey": key}

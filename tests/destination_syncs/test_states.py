@@ -62,6 +62,7 @@ TABLE = {
     ("enters_or_exits", True): (SEND_ENTER, SEND_EXIT, SEND_CHANGE, NOTHING),
     ("upsert", False): (SEND_ENTER, DISARM, SEND_CHANGE, NOTHING),
     ("mirror", False): (SEND_ENTER, SEND_EXIT, SEND_CHANGE, NOTHING),
+    ("occurs", False): (SEND_ENTER, NOTHING, NOTHING, NOTHING),
 }
 
 

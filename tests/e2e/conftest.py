@@ -67,6 +67,9 @@ class Stage:
         )
         urlopen(request).close()
 
+    def no_faults(self, system: str) -> None:
+        urlopen(Request(f"{self.url}/__twin/{system}/faults", method="DELETE")).close()
+
 
 def make(directory: Path, home: Home, *, profiles: int, days: int, seed: int = 7) -> None:
     space = load(directory)
