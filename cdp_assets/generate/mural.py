@@ -50,8 +50,10 @@ ACCOUNTS = TableSpec(
         "term_start": "date",
         "term_end": "date",
         "engagement": "int64",
+        "csm_name": "string",
+        "csm_email": "string",
     },
-    "Paying companies. engagement is 0 to 100, NULL before the first month.",
+    "Paying companies, each with the customer success manager who looks after it. engagement is 0 to 100, NULL before the first month.",
     subject=None,
     keys=("account_id",),
 )
@@ -59,6 +61,8 @@ ACCOUNTS = TableSpec(
 TEMPLATES = ("retrospective", "brainstorm", "roadmap", "journey-map", "kanban", "icebreaker")
 FEATURES = ("voting", "timer", "sticky-notes", "private-mode", "frames", "comments", "export")
 SCREENS = {"Home": "/", "Pricing": "/pricing", "Templates": "/templates", "Enterprise": "/enterprise", "Blog": "/blog"}
+# Customer success managers of the company itself.
+CSMS = ("Isolde Thistlewood", "Kwabena Okonkwo", "Mireille Delacroix", "Tereza Woźniakowska")
 ROLES = ("member", "facilitator", "admin", "guest")
 PEOPLE_PER_ACCOUNT = 12
 RENEWAL_AHEAD = 120  # days past the end up to which terms end
@@ -134,6 +138,8 @@ class Mural(DataModel):
                 "term_end": str(term_end),
                 "engagement": rng.randrange(5, 96) if rng.random() < 0.96 else None,
             }
+            csm = CSMS[number % len(CSMS)]
+            account |= {"csm_name": csm, "csm_email": f"{names.ascii_slug(csm)}@mural.example.com"}
             self.rows("accounts")[account["account_id"]] = account
             for _ in range(rng.choices((1, 2, 3), (40, 40, 20))[0]):
                 self._workspace(rng, account["account_id"], today)

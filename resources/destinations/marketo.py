@@ -1,15 +1,17 @@
-"""Marketo: create or update leads by a lookup field, usually the e-mail address.
+"""Marketo: create or update leads by a lookup field, usually the e-mail address, and keep static lists.
 
-Membership is a boolean lead field (``flag_field``); a retract sets it to false on an existing lead and never makes one.
+Two actions. ``upsert``: membership is a boolean lead field (``flag_field``); a retract sets it to false on an existing lead and never makes
+one. ``list``: membership is that of a static list; who leaves, or is retracted, is taken off it.
 Settings of the connection: none needed live (the account is the munchkin id).
-Settings of the action: ``key_field`` (the lookup field, default ``email``), ``flag_field``, ``partition``.
+Settings of the action: ``key_field`` (the lookup field, default ``email``), ``partition``; of upsert ``flag_field``; of list ``list_id``.
 Evidence tags: [D] vendor documentation, [C] read in production connectors, [M] general knowledge, not confirmed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -33,7 +35,7 @@ _TEXT = FieldRule("string", max_length=255)
 
 CAPABILITIES: Final = Capabilities(
     type="marketo",
-    actions=("upsert",),
+    actions=("upsert", "list"),
     batch_rows=300,  # [D]
     batch_bytes=1_000_000,  # [D] 1 MB, answered with 413 above
     resend="upsert",
@@ -62,6 +64,9 @@ CAPABILITIES: Final = Capabilities(
     evidence="https://experienceleague.adobe.com/en/docs/marketo-developer/marketo/rest/lead-database/leads",
 )
 
+# A list holds a lead or does not, however often it is said.
+_LIST: Final = dataclasses.replace(CAPABILITIES, resend="set", retract="remove")
+
 _QUOTA_ZONE: Final = ZoneInfo("America/Chicago")  # the quota's day begins at 00:00 US Central [D]
 _RATE_WINDOW: Final = dt.timedelta(seconds=20)  # [D]
 
@@ -77,6 +82,14 @@ _ROW_WRONG: Final = {
     *("1021", "1036"),
 }
 _NOT_FOUND: Final = "1004"
+_NOTHING: Final = "nothing to retract: no such record"
+_NO_LIST: Final = "1013"
+_NOT_IN_LIST: Final = "1015"
+
+
+def capabilities_of(action: str, settings: Mapping[str, Any]) -> Capabilities:
+    """What an action can do: leads are flagged, members of a static list are taken off it."""
+    return _LIST if action == "list" else CAPABILITIES
 
 
 def connect(connection: Connection) -> MarketoDestination:
@@ -105,6 +118,8 @@ class MarketoDestination(Connector):
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         """Create or update one batch of leads. Raises :class:`DestinationConfigError` for an action that cannot work."""
         self.refuse_unknown(action)
+        if action.name == "list":
+            return self._deliver_to_list(action, operations)
         lookup = wire.setting(action.settings, "key_field", CAPABILITIES.default_key_fields["Lead"])
         flag_field = action.settings.get("flag_field")
         writes, retracts, outcomes = wire.split(operations, flag_field)
@@ -138,6 +153,47 @@ class MarketoDestination(Connector):
         if not isinstance(results, list) or len(results) != len(operations):
             return wire.failed(operations, CallFailedError("unknown", "answer_not_understood"))
         return [_row_outcome(operation, item) for operation, item in zip(operations, results, strict=True)]
+
+    # -- static lists ------------------------------------------------------------------------------------------------
+
+    def _deliver_to_list(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
+        """Put the leads of one batch on a list, made or updated first, and take others off it."""
+        list_id = int(wire.setting(action.settings, "list_id"))
+        lookup = wire.setting(action.settings, "key_field", CAPABILITIES.default_key_fields["Lead"])
+        joining = [operation for operation in operations if operation.kind in ("enter", "change")]
+        leaving = [operation for operation in operations if operation.kind in ("exit", "retract")]
+        outcomes = []
+        with self._account.one_at_a_time:
+            for method, mode, group in (("DELETE", "updateOnly", leaving), ("POST", "createOrUpdate", joining)):
+                for start in range(0, len(group), CAPABILITIES.batch_rows):
+                    outcomes += self._list(action, list_id, method, mode, lookup, group[start : start + CAPABILITIES.batch_rows])
+        return outcomes
+
+    def _list(
+        self, action: Action, list_id: int, method: str, mode: str, lookup: str, operations: Sequence[Operation]
+    ) -> list[Outcome]:
+        """The list takes ids, so the leads come first. Who leaves is only looked up: no field of theirs is written."""
+        leaves = mode == "updateOnly"
+        leads = [dataclasses.replace(o, kind="exit", payload={}) for o in operations] if leaves else operations
+        found = self._sync(action, mode, lookup, None, leads)
+        if leaves:
+            found = [Outcome(o.id, "delivered", warning=_NOTHING) if o.reason == _NOT_FOUND else o for o in found]
+        ids = {outcome.id: outcome.remote_id for outcome in found if outcome.status == "delivered" and outcome.remote_id}
+        done = [outcome for outcome in found if outcome.id not in ids]
+        members = [operation for operation in operations if operation.id in ids]
+        if not members:
+            return done
+        url = f"{self._base}/rest/v1/lists/{list_id}/leads.json"
+        try:
+            call = self._wire.call(method, url, writes=True, params={"id": ",".join(str(ids[o.id]) for o in members)})
+            results = (wire.body_of(call) or {}).get("result")
+        except CallFailedError as error:
+            if error.code == _NO_LIST:  # somebody has to look; no record is at fault
+                error = CallFailedError("waiting", f"config:{_NO_LIST}", wire.now() + wire.AFTER_A_LOOK)
+            return [*done, *wire.failed(members, error)]
+        if not isinstance(results, list) or len(results) != len(members):
+            return [*done, *wire.failed(members, CallFailedError("unknown", "answer_not_understood"))]
+        return [*done, *(_member_outcome(o, item, str(ids[o.id])) for o, item in zip(members, results, strict=True))]
 
     # -- sign-in -----------------------------------------------------------------------------------------------------
 
@@ -188,6 +244,15 @@ def next_quota_day(at: dt.datetime) -> dt.datetime:
     return dt.datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=_QUOTA_ZONE).astimezone(dt.UTC)
 
 
+def _member_outcome(operation: Operation, item: Any, lead: str) -> Outcome:
+    if isinstance(item, dict) and item.get("status") in ("added", "removed", "memberof"):
+        return Outcome(operation.id, "delivered", remote_id=lead)
+    reasons = [str(r.get("code")) for r in item.get("reasons", []) if isinstance(r, dict)] if isinstance(item, dict) else []
+    if reasons == [_NOT_IN_LIST]:
+        return Outcome(operation.id, "delivered", remote_id=lead, warning="nothing to take off: not on the list")
+    return _row_outcome(operation, item)
+
+
 def _row_outcome(operation: Operation, item: Any) -> Outcome:
     if not isinstance(item, dict):
         return Outcome(operation.id, "unknown", "answer_not_understood")
@@ -195,7 +260,7 @@ def _row_outcome(operation: Operation, item: Any) -> Outcome:
         return Outcome(operation.id, "delivered", remote_id=str(item.get("id", "")))
     reasons = [str(r.get("code")) for r in item.get("reasons", []) if isinstance(r, dict)] or ["NO_CODE"]
     if operation.kind == "retract" and reasons == [_NOT_FOUND]:
-        return Outcome(operation.id, "delivered", warning="nothing to retract: no such record")
+        return Outcome(operation.id, "delivered", warning=_NOTHING)
     reason = ", ".join(reasons)
     if any(code in _ROW_WRONG for code in reasons):
         return Outcome(operation.id, "rejected", reason)

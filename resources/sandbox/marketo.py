@@ -19,6 +19,7 @@ from resources.sandbox import CLIENT_ID, CLIENT_SECRET
 from resources.sandbox.store import Record, fold
 from resources.sandbox.twin import Answer, Call, MalformedError, Twin, bearer
 
+LIST_ID: Final = "900"
 _TOKEN_SECONDS: Final = 3600  # [D]
 _MAX_RECORDS: Final = 300  # [D]
 _MAX_BYTES: Final = 1024 * 1024  # [D]
@@ -312,17 +313,20 @@ class MarketoTwin(Twin):
 
     # -- static lists ------------------------------------------------------------------------------------------------
 
+    def _lists(self) -> dict[str, str]:
+        """Names by id. One is there from the beginning, for spaces that name it."""
+        return {LIST_ID: "People of the sandbox", **self.store.value(self.system, "lists", {})}
+
     def create_list(self, call: Call) -> Answer:
         name = call.form().get("name", "")
         if not name:
             return self._failure("702", "name is required")
         id = 1000 + self.store.count(self.system, "lists")
-        lists = self.store.value(self.system, "lists", {})
-        self.store.set_value(self.system, "lists", {**lists, str(id): name})
+        self.store.set_value(self.system, "lists", {**self._lists(), str(id): name})
         return self._success([{"id": id, "name": name}], errors=[], warnings=[])
 
     def read_list(self, call: Call) -> Answer:
-        name = self.store.value(self.system, "lists", {}).get(call.params["id"])
+        name = self._lists().get(call.params["id"])
         if name is None:
             return self._success([], errors=[], warnings=["No assets found for the given search criteria."])
         return self._success([{"id": int(call.params["id"]), "name": name}], errors=[], warnings=[])
@@ -342,7 +346,7 @@ class MarketoTwin(Twin):
         return [(int(id), records.get(id)) for id in ids]
 
     def _list(self, call: Call) -> tuple[str, set[str]] | None:
-        if call.params["id"] not in self.store.value(self.system, "lists", {}):
+        if call.params["id"] not in self._lists():
             return None
         object = f"lists/{call.params['id']}"
         return object, {record.id for record in self.store.records(self.system, object)}
