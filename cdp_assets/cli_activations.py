@@ -28,8 +28,8 @@ def test(
     as_json: JsonOption = False,
 ) -> None:
     """The exact request that an activation makes of one profile; with --send also the answer. The ledger does not change."""
-    from cdp_assets.destination_syncs.rehearse import RehearsalError, rehearse, send_it, show_it
     from cdp_assets.pipeline import sandbox_at
+    from cdp_assets.rehearsal import RehearsalError, rehearse, send_it, show_it
     from resources.destinations import DestinationConfigError
 
     loaded, paths, opened = open_space(space, home)

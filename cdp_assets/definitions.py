@@ -18,7 +18,7 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from cdp_assets.activation_payloads import assets as payloads  # noqa: E402 - after the warning filter, which import-time decorators need
-from cdp_assets.activation_payloads.event_rows import DealtWith  # noqa: E402
+from cdp_assets.activation_payloads.tables import DealtWith  # noqa: E402
 from cdp_assets.computed_traits import assets as traits  # noqa: E402
 from cdp_assets.dagster_support import (  # noqa: E402
     META_AS_OF,

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 
 from cdp_assets.activation_payloads import checks
-from cdp_assets.activation_payloads.event_rows import DealtWith
 from cdp_assets.activation_payloads.payloads import build_payloads
-from cdp_assets.activation_payloads.tables import PAYLOADS
+from cdp_assets.activation_payloads.tables import PAYLOADS, DealtWith
 from cdp_assets.dagster_support import (
     META_AS_OF,
     META_REVISION,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -16,10 +16,11 @@ import ibis.expr.types as ir
 from cdp_assets.activation_payloads import people
 from cdp_assets.activation_payloads.message import plain
 from cdp_assets.activation_payloads.rules import PayloadError
+from cdp_assets.activation_payloads.tables import DealtWith
 from cdp_assets.activation_payloads.unit_payload import Unit, event_unit, refusal
-from cdp_assets.raw_events.documents import COLUMNS, RowDocument
 from cdp_assets.raw_events.tables import LANDING_FILES, MESSAGES
 from cdp_assets.space.fql import FqlError
+from cdp_assets.space.message_rows import COLUMNS, RowDocument
 from cdp_assets.space.models import Activation, EventStream
 from cdp_assets.space.space import Space
 from cdp_assets.space.transforming import Judge, TransformationError, Withheld, for_destination
@@ -27,14 +28,6 @@ from cdp_assets.unified_profiles.tables import events_as_of
 from resources.warehouse import Warehouse, timestamp_literal
 
 BATCH_ROWS = 10_000
-
-
-class DealtWith(NamedTuple):
-    """``settled`` and ``unresolved``: (unit), message ids. ``arrived_from``: of files taken in before, only the unresolved are left."""
-
-    settled: ir.Table | None = None
-    unresolved: ir.Table | None = None
-    arrived_from: dt.datetime | None = None
 
 
 def event_units(

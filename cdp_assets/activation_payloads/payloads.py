@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from cdp_assets.activation_payloads.audience_rows import candidates
-from cdp_assets.activation_payloads.event_rows import DealtWith, event_units
+from cdp_assets.activation_payloads.event_rows import event_units
 from cdp_assets.activation_payloads.model_rows import model_rows, table_rows, tables_of
 from cdp_assets.activation_payloads.people import LATEST
 from cdp_assets.activation_payloads.rules import PayloadError, Target, target_of
-from cdp_assets.activation_payloads.tables import BUILDS, PAYLOAD_BUILDS, PAYLOADS, SCHEMA
+from cdp_assets.activation_payloads.tables import BUILDS, PAYLOAD_BUILDS, PAYLOADS, SCHEMA, DealtWith
 from cdp_assets.activation_payloads.unit_payload import (
     OK,
     Unit,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from typing import NamedTuple
+
+import ibis.expr.types as ir
+
 from cdp_assets.space.builds import builds_spec
 from resources.warehouse import TableRef, TableSpec
 
@@ -66,3 +71,11 @@ PAYLOAD_BUILDS = TableSpec(
 BUILDS = builds_spec(SCHEMA)
 
 TABLES = (PAYLOADS, PAYLOAD_BUILDS, BUILDS)
+
+
+class DealtWith(NamedTuple):
+    """The events of a stream that need nothing more. ``settled`` and ``unresolved``: (unit), message ids. ``arrived_from``: of files taken in before, only the unresolved are left."""
+
+    settled: ir.Table | None = None
+    unresolved: ir.Table | None = None
+    arrived_from: dt.datetime | None = None

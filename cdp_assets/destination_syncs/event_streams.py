@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from cdp_assets.activation_payloads.event_rows import DealtWith
+from cdp_assets.activation_payloads.tables import DealtWith
 from cdp_assets.destination_syncs.states import Outcome
 from cdp_assets.destination_syncs.tables import ACTIVATION_STATE, LEDGER
 from cdp_assets.space.models import Activation

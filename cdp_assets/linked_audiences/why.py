@@ -52,11 +52,11 @@ from cdp_assets.space.models import (
 from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.revisions import audience_revision, audience_slice, explain_revision_change
 from cdp_assets.space.space import Space
-from cdp_assets.unified_profiles.lookup import find_profile
 from cdp_assets.unified_profiles.tables import (
     canonical_ids_as_of,
     consent_as_of,
     events_as_of,
+    find_profile,
     identifiers_as_of,
     traits_as_of,
 )

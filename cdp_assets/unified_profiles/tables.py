@@ -411,6 +411,22 @@ def consent_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) ->
     return own.select("category", "value", canonical_segment_id="segment_id").select("canonical_segment_id", "category", "value")
 
 
+def find_profile(warehouse: Warehouse, graph: DataGraph, text: str, as_of: dt.datetime) -> str | None:
+    """The canonical id of ``text`` (a segment_id or TYPE:VALUE) as it was known at ``as_of``; None when nobody was known by that."""
+    segment = text
+    if graph.external is None and warehouse.has(ID_ALIASES.ref):
+        aliases = warehouse.table(ID_ALIASES.ref)
+        renamed = warehouse.rows(aliases.filter(aliases.old_segment_id == text).select("new_segment_id"), 1)
+        segment = renamed[0]["new_segment_id"] if renamed else text
+    ids = canonical_ids_as_of(warehouse, graph, as_of)
+    found = warehouse.rows(ids.filter(ids.segment_id == segment).select("canonical_segment_id"), 1)
+    kind, colon, value = text.partition(":")
+    if not found and colon:
+        known = identifiers_as_of(warehouse, graph, as_of)
+        found = warehouse.rows(known.filter((known.type == kind) & (known.value == value)).select("canonical_segment_id"), 1)
+    return str(found[0]["canonical_segment_id"]) if found else None
+
+
 def events_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids: ir.Table | None = None) -> ir.Table:
     """(message_id, canonical_segment_id, segment_id): the canonical profile of each resolved message known by then."""
     ids = canonical_ids_as_of(warehouse, graph, as_of) if ids is None else ids

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdp_assets.data_graph.model import DataGraph
-from cdp_assets.raw_events import documents
 from cdp_assets.raw_events.filters import event_filter_stages, transformation_stages
 from cdp_assets.raw_events.parse import CONSENT_EVENT, Message, parse_line
 from cdp_assets.raw_events.schemas import QUARANTINE_REASONS
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, REFUSED, Stage, StageResult
+from cdp_assets.space import message_rows
 from cdp_assets.space.fql import FqlError, compile
 from cdp_assets.space.load import load_space
 from cdp_assets.space.models import EventStreamFilter, SpaceConfig
@@ -207,8 +207,8 @@ def test_rows_that_no_condition_can_meet_are_not_parsed(monkeypatch: pytest.Monk
     cards = rows(event(1), event(2, event="Login", properties={"never": 1}), event(3, type="page", event=None))
     logins = rows(event(1), event(2, event="Login", context={"never": 1}))
     seen: list[str] = []
-    real = documents.orjson.loads
-    monkeypatch.setattr(documents.orjson, "loads", lambda text: seen.append(text) or real(text))
+    real = message_rows.orjson.loads
+    monkeypatch.setattr(message_rows.orjson, "loads", lambda text: seen.append(text) or real(text))
     condition = "event = 'Card Used' and properties.amount > 1"
     transforming(made(rename={"properties.amount": "properties.total"}, **{"if": condition})).apply(cards)
     filtering("event = 'Card Used' and context.ip = '::1'").apply(logins)

@@ -25,7 +25,7 @@ from cdp_assets.destination_syncs.states import TRIGGERS, Op, Reaction
 from cdp_assets.space.masking import mask_record, mask_value
 from cdp_assets.space.models import Activation
 from cdp_assets.space.space import Space
-from cdp_assets.unified_profiles.lookup import find_profile
+from cdp_assets.unified_profiles.tables import find_profile
 from resources.destinations import Action, Connection, Operation, Outcome
 from resources.destinations.exchanges import Exchange, watching
 from resources.destinations.open import connection_of
