@@ -124,6 +124,8 @@ def print_summary(title: str, summary: dict[str, Any]) -> None:
         f"{events['accepted']:,} / {events['duplicates']:,} / {events['quarantined']:,}",
     )
     table.add_row("profiles (merges)", f"{summary['profiles']:,} ({summary['merges']:,})")
+    for key, rows in summary.get("pulled_sources", {}).items():
+        table.add_row(f"pulled {key}", f"{rows:,} records")
     for key, rows in summary["traits"].items():
         table.add_row(f"trait {key}", f"{rows:,} profiles")
     for key, audience in summary["audiences"].items():

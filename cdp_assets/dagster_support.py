@@ -19,6 +19,7 @@ from cdp_assets.space.time import Window, as_of_of, window_by_key
 from resources.warehouse import TableRef, TableSpec
 
 ROOMS = (
+    "pulled_sources",
     "raw_events",
     "unified_profiles",
     "computed_traits",
@@ -171,5 +172,7 @@ def room_spec(
 
 
 def table_key(space: str, ref: TableRef) -> dg.AssetKey:
-    """Key of a company table that a space reads in place."""
+    """Key of a table that a space reads: one of a pulled source, or the company's own, read in place."""
+    if ref.schema == "pulled_sources":
+        return asset_key(space, ref.schema, ref.name)
     return dg.AssetKey([space, "warehouse", ref.schema, ref.name])

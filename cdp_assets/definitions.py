@@ -40,6 +40,8 @@ from cdp_assets.linked_audiences import assets as audiences  # noqa: E402
 from cdp_assets.linked_audiences import checks as audience_checks  # noqa: E402
 from cdp_assets.linked_audiences.build import AudienceResult  # noqa: E402
 from cdp_assets.linked_audiences.sql import audience_sql  # noqa: E402
+from cdp_assets.pulled_sources import assets as pulled  # noqa: E402
+from cdp_assets.pulled_sources.tables import SCHEMA as PULLED_SCHEMA  # noqa: E402
 from cdp_assets.raw_events.assets import build_raw_events, take_in_and_build  # noqa: E402
 from cdp_assets.space.conditions import audience_references  # noqa: E402
 from cdp_assets.space.home import Home  # noqa: E402
@@ -65,6 +67,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
     space = load(Path(directory))
     home_paths = Home.of(home)
     steps: list[dg.AssetsDefinition | dg.AssetSpec] = [
+        *pulled.build_pulled_source_assets(space),
         *company_tables(space),
         build_data_graph(space, lambda loaded, warehouse, as_of, rows: graph_report(loaded, warehouse, as_of, rows=rows)),
         build_raw_events(space.config),
@@ -109,6 +112,7 @@ def company_tables(space: Space) -> list[dg.AssetSpec]:
             metadata={"dagster/table_name": str(ref)},
         )
         for ref in sorted(refs)
+        if ref.schema != PULLED_SCHEMA
     ]
 
 

@@ -28,6 +28,7 @@ from cdp_assets.destination_syncs.retire import retire_with_exits
 from cdp_assets.destination_syncs.tables import SYNCS
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS
 from cdp_assets.linked_audiences.tables import BUILDS as AUDIENCE_BUILDS
+from cdp_assets.pulled_sources.tables import table_of
 from cdp_assets.raw_events.tables import BUILDS as RAW_BUILDS
 from cdp_assets.raw_events.tables import DUPLICATES, MESSAGES, QUARANTINE
 from cdp_assets.space.home import Home
@@ -40,6 +41,7 @@ from resources.sandbox.server import is_up, sandbox
 from resources.space import SpaceResource, load
 from resources.warehouse import Warehouse, timestamp_literal
 from resources.warehouse.open import open_warehouse
+from sensors.pulled_sources import continuous, followers
 
 Progress = Callable[[str, int, int], None]
 
@@ -80,19 +82,26 @@ def run_space(
         missing = incomplete_windows(warehouse, space, instant)
     definitions = build_definitions(directory, home.root)
     raw = [asset_key(space.name, "raw_events", name) for name in ("messages", "quarantine", "violations", "event_tables")]
+    raw += [asset_key(space.name, "pulled_sources", key) for key, source in space.config.pulled_sources.items() if source.event]
     runs: list[tuple[list[Window], bool]] = [(missing, True)] if len(missing) > 1 else []
     runs.append(([target], not runs))
     failures: dict[str, str] = {}
+    # Read last: what the run itself sends into them is taken in at once.
+    streams = {asset for key in continuous(space) for asset in followers(space, key)}
+    run_ids: list[str] = []
     with sandbox_at(home), open_instance(home) as instance:
         scans = scan_is_due(instance, space, instant)
-        steps = _Steps(progress, total=_step_count(space) + scans + len(runs) - 1)
+        steps = _Steps(progress, total=_step_count(space) + scans)
         for chosen, with_raw in runs:
             everything = definitions.resolve_asset_graph().executable_asset_keys - (set() if scans else {graph_key(space)})
-            selection = set(raw) if len(chosen) > 1 else set(everything) - (set() if with_raw else set(raw))
-            run_id = _execute(definitions, instance, selection, chosen, instant, steps)
+            selection = set(raw) if len(chosen) > 1 else set(everything) - streams - (set() if with_raw else set(raw))
+            run_ids.append(_execute(definitions, instance, selection, chosen, instant, steps))
+        if streams:
+            run_ids.append(_execute(definitions, instance, streams, [], instant, steps))
+        for run_id in run_ids:
             failures.update(_failures(instance, run_id))
     with open_warehouse(space, home, on_wait=on_wait) as warehouse:
-        return RunReport(summarise(warehouse, space, instant, run_id), failures)
+        return RunReport(summarise(warehouse, space, instant, run_ids), failures)
 
 
 def retire_activation(space: Space, home: Home, key: str) -> SyncResult:
@@ -119,7 +128,8 @@ def incomplete_windows(warehouse: Warehouse, space: Space, instant: dt.datetime)
 
 
 def _step_count(space: Space) -> int:
-    return 1 + (space.graph.external is None) + bool(space.traits or space.audiences) + 2 * len(space.activations)
+    rooms = 1 + (space.graph.external is None) + bool(space.traits or space.audiences)
+    return rooms + len(space.config.pulled_sources) + 2 * len(space.activations)
 
 
 class _Steps:
@@ -151,7 +161,7 @@ def _execute(
     partition_key = None
     if len(chosen) > 1:
         tags |= {"dagster/asset_partition_range_start": chosen[0].key, "dagster/asset_partition_range_end": chosen[-1].key}
-    else:
+    elif chosen:
         partition_key = chosen[0].key
     result = job.with_hooks({count_finished_step}).execute_in_process(
         instance=instance,
@@ -200,7 +210,7 @@ def sandbox_at(home: Home) -> Iterator[str]:
                 os.environ["CDP_SANDBOX_URL"] = before
 
 
-def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_id: str) -> dict[str, Any]:
+def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_ids: Sequence[str]) -> dict[str, Any]:
     """The summary object of ``cdp run --json``: each number counted from its own rows."""
     known = timestamp_literal(as_of)
     partition = window_of(space.config, as_of).key
@@ -220,6 +230,11 @@ def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_id: st
         "audiences": {},
         "activations": {},
     }
+    if space.config.pulled_sources:
+        tables = {key: table_of(key, source).ref for key, source in space.config.pulled_sources.items()}
+        summary["pulled_sources"] = {
+            key: warehouse.count(warehouse.table(ref)) if warehouse.has(ref) else 0 for key, ref in tables.items()
+        }
     if space.traits:
         rows: dict[str, int] = {}
         # Of a trait that members of accounts have, too, the members' rows count.
@@ -243,7 +258,7 @@ def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_id: st
                 summary["audiences"][key] = {"members": member_counts.get(key, 0), "entities": entity_counts.get(key, 0)}
     if warehouse.has(SYNCS.ref):
         syncs = warehouse.table(SYNCS.ref)
-        for row in warehouse.rows(syncs.filter(syncs.run_id == run_id).order_by("activation"), 100_000):
+        for row in warehouse.rows(syncs.filter(syncs.run_id.isin(list(run_ids))).order_by("activation"), 100_000):
             summary["activations"][row["activation"]] = sync_summary(row)
     return summary
 

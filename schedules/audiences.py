@@ -72,6 +72,11 @@ def followers(space: Space, audiences: set[str], models: bool) -> list[dg.AssetK
     return found
 
 
+def pulled_hourly(space: Space) -> list[dg.AssetKey]:
+    """Sources that the space's default schedule reads; sensors look at the others."""
+    return [asset_key(space.name, "pulled_sources", key) for key, s in space.config.pulled_sources.items() if s.poll == "hourly"]
+
+
 def window_to_close(space: Space, tick: dt.datetime, built: Mapping[str, Sequence[dt.datetime | None]]) -> Window | None:
     """The window before the tick's one, when something was built in it while it was open and not yet again at its end.
 
@@ -103,12 +108,13 @@ def _schedule(space: Space, name: str, schedule: Schedule, audiences: set[str], 
     build = build_keys(space, audiences, unclaimed_traits(space) if models else ())
     own = [asset_key(space.name, "linked_audiences", key) for key in sorted(audiences)]
     follow = followers(space, audiences, models)
+    pulled = pulled_hourly(space) if models else []
 
     @dg.schedule(
         name=name,
         cron_schedule=cron_of(schedule),
         execution_timezone=schedule.timezone,
-        target=dg.AssetSelection.assets(*build, *follow),
+        target=dg.AssetSelection.assets(*pulled, *build, *follow),
         default_status=default_status(space.config),
         description="Builds audiences with their traits as of the tick, then syncs the activations that follow them.",
     )
@@ -127,6 +133,6 @@ def _schedule(space: Space, name: str, schedule: Schedule, audiences: set[str], 
         # An audience that fails whenever the window is closed keeps its older build; that is no reason to close it at every tick.
         if closing and not closed_before(context, name, closing.key):
             yield request(name, tick, closing.end, build, closing.key, closes=True)
-        yield request(name, tick, tick, [*build, *follow], window.key if build else None)
+        yield request(name, tick, tick, [*pulled, *build, *follow], window.key if build else None)
 
     return _tick

@@ -72,12 +72,15 @@ def _dependencies(space: Space, activation: Activation) -> list[dg.AssetKey]:
     if activation.events:
         return [*profile_deps(space.name, space.graph, "user_identifiers"), asset_key(space.name, "raw_events", "messages")]
     model = space.models[str(activation.model)]
-    known = {*space.traits, *space.audiences}
-    rooms = {**dict.fromkeys(space.traits, "computed_traits"), **dict.fromkeys(space.audiences, "linked_audiences")}
+    rooms = {
+        **dict.fromkeys(space.config.pulled_sources, "pulled_sources"),
+        **dict.fromkeys(space.traits, "computed_traits"),
+        **dict.fromkeys(space.audiences, "linked_audiences"),
+    }
     return [
         *profile_deps(space.name, space.graph, "user_identifiers"),
         asset_key(space.name, "raw_events", "event_tables"),
-        *(asset_key(space.name, rooms[key], key) for key in model.depends_on if key in known),
+        *(asset_key(space.name, rooms[key], key) for key in model.depends_on if key in rooms),
     ]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from cdp_assets.generate.people import (
 from cdp_assets.generate.truth import Truth
 from cdp_assets.space.home import Home
 from cdp_assets.space.space import Space
+from resources.sandbox.satismeter import answer_surveys
+from resources.sandbox.store import Store
 from resources.warehouse import Warehouse
 
 # Space name -> what its people do and own. Other spaces bring data of their own.
@@ -274,6 +277,10 @@ class _Generator:
 
     def _result(self, start: int, rows: dict[str, int]) -> GenerateResult:
         self.save()
+        responses = self.model.surveys(self.rng("surveys", start), self.people, (start, self.state["end"]))
+        if responses:
+            with closing(Store(self.home.sandbox)) as store:
+                answer_surveys(store, responses, instant(self.state["end"]))
         files = [self.truth.document["files"][name] for name in self.files]
         return GenerateResult(
             space=self.space.name,

@@ -121,6 +121,10 @@ class DataModel(ABC):
     def entities_of(self, people: list[Person]) -> dict[str, dict[str, list[str]]]:
         """Person id -> table name -> keys."""
 
+    def surveys(self, rng: random.Random, people: list[Person], window: tuple[int, int]) -> list[dict[str, Any]]:
+        """What people answered in a window to surveys that another system holds; none by default."""
+        return []
+
     def apply(self, change: Change) -> None:
         """Take replaced rows into the state."""
         for table, replaced in change.replaced.items():

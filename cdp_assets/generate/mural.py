@@ -64,6 +64,11 @@ SCREENS = {"Home": "/", "Pricing": "/pricing", "Templates": "/templates", "Enter
 # Customer success managers of the company itself.
 CSMS = ("Isolde Thistlewood", "Kwabena Okonkwo", "Mireille Delacroix", "Tereza Woźniakowska")
 ROLES = ("member", "facilitator", "admin", "guest")
+FEEDBACK = {
+    True: ("Workshops are fun again", "The whole team is on one board", "Templates save us hours"),
+    False: ("Boards load slowly", "Hard to find what others made", "Too expensive for what we use"),
+}
+_ANSWERING = 0.4  # share of people who answer within two weeks
 PEOPLE_PER_ACCOUNT = 12
 RENEWAL_AHEAD = 120  # days past the end up to which terms end
 
@@ -121,6 +126,28 @@ class Mural(DataModel):
             "last_name": person.last_name,
             "language": "en",
         }
+
+    def surveys(self, rng: random.Random, people: list[Person], window: tuple[int, int]) -> list[dict[str, Any]]:
+        """Answers to the question how likely one is to recommend the product, from 0 to 10; low where an account is little used."""
+        accounts, responses = self.rows("accounts"), []
+        for person in people:
+            asked = person.kind == CUSTOMER and person.signed_up and person.user_id is not None
+            if not asked or rng.random() > _ANSWERING * (window[1] - window[0]) / (14 * DAY):
+                continue
+            engagement = accounts[self.state["account_of"][person.id]]["engagement"] or 50
+            rating = max(0, min(10, round(rng.gauss(3 + engagement / 15, 2))))
+            at = instant(rng.randrange(*window))
+            response: dict[str, Any] = {
+                "id": f"nps_{rng.getrandbits(64):016x}",
+                "created": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "rating": rating,
+                "category": "promoter" if rating >= 9 else "passive" if rating >= 7 else "detractor",
+                "user": {"userId": person.user_id, "email": person.emails[0]},
+            }
+            if rng.random() < 0.4:
+                response["feedback"] = rng.choice(FEEDBACK[rating >= 7])
+            responses.append(response)
+        return responses
 
     # -- entities ----------------------------------------------------------------------------------------------
 

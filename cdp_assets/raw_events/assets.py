@@ -46,6 +46,10 @@ def build_raw_events(config: SpaceConfig) -> dg.AssetsDefinition:
             "messages",
             description="Accepted messages, one per messageId, in the partition of their received time.",
             table=MESSAGES,
+            # What lands from there is in time for the same run.
+            deps=[
+                asset_key(config.name, "pulled_sources", name) for name, source in config.pulled_sources.items() if source.event
+            ],
             partitioned=True,
         ),
         room_spec(

@@ -17,6 +17,7 @@ from cdp_assets.space import fql
 from cdp_assets.space.base import Model
 from cdp_assets.space.confirmed import ConfirmedChange
 from cdp_assets.space.enforcement import Enforcement, ProtocolsConfig
+from cdp_assets.space.pulled import PulledSource
 from cdp_assets.space.query import compile_query
 from cdp_assets.space.trait_rules import (
     LONGEST_SESSION,
@@ -252,6 +253,9 @@ class SpaceConfig(Model):
     )
     consent_categories: tuple[ConsentCategory, ...] = ()
     destinations: dict[Slug, DestinationConfig] = Field(default_factory=dict)
+    pulled_sources: dict[Slug, PulledSource] = Field(
+        default_factory=dict, description="Systems that are asked for their records; each becomes the table pulled_sources.KEY."
+    )
     schedule: Schedule = Field(Schedule(every="1h"), description="Default schedule of audiences.")
     automation: Literal["on", "off"] = Field("on", description="Whether the space's sensors and schedules start switched on.")
     confirmed_breaking_changes: tuple[ConfirmedChange, ...] = Field(
@@ -788,7 +792,7 @@ class SqlModel(Model):
     primary_key: str = Field(description="Column that is unique and never null.")
     query: str
     depends_on: tuple[str, ...] = Field(
-        (), description="Traits (KEY) and audiences (KEY) whose tables the query reads, for ordering."
+        (), description="Traits (KEY), audiences (KEY) and pulled sources (KEY) whose tables the query reads, for ordering."
     )
 
 

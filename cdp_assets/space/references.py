@@ -67,7 +67,7 @@ def check_references(
     if graph is not None:
         problems += _histories(documents["", "space"], graph, config)
     for key, model in models.items():
-        problems += _model(documents["models", key], model, (*keys["traits"], *keys["audiences"]))
+        problems += _model(documents["models", key], model, (*keys["traits"], *keys["audiences"], *config.pulled_sources))
     for key, activation in activations.items():
         document = documents["activations", key]
         problems += _source(document, activation, keys)
@@ -247,7 +247,9 @@ def _model(document: Document, model: SqlModel, known: Sequence[str]) -> Iterato
     for index, other in enumerate(model.depends_on):
         if other not in known:
             line = document.line("depends_on", index)
-            yield Problem(document.file, line, f"there is no trait or audience '{other}'", did_you_mean(other, known))
+            yield Problem(
+                document.file, line, f"there is no trait, audience or pulled source '{other}'", did_you_mean(other, known)
+            )
 
 
 # -- the data graph ------------------------------------------------------------------------------------------------------

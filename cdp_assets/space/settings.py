@@ -21,6 +21,8 @@ LEAST_CRON_MINUTES = 15
 
 _VARIABLE = re.compile(r"\$\{[A-Z][A-Z0-9_]*(?::-[^}]*)?\}")
 _SECRET = re.compile(r"password|secret|token|private_key|passphrase|credential|access_key", re.IGNORECASE)
+# Parts of space.yaml that name accounts, each with credentials and settings.
+_ACCOUNTS = ("destinations", "pulled_sources")
 _OWNER = re.compile(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
@@ -64,7 +66,7 @@ def _variables(document: Document) -> Iterator[Problem]:
                 document.file,
                 line,
                 f"'{_name(path)}' holds ${{…}}, which is allowed for secrets and paths only",
-                "write the value; landing, warehouse.files, warehouse.settings, a destination's credentials and settings, and a hash key may hold one",
+                "write the value; landing, warehouse.files, warehouse.settings, an account's credentials and settings, and a hash key may hold one",
             )
         elif "${" in _VARIABLE.sub("", value):
             yield Problem(
@@ -80,7 +82,7 @@ def _may_hold_variable(file: str, path: Place) -> bool:
         return path == ("hash", "key")
     if file != "space.yaml":
         return False
-    if path[0] == "destinations":
+    if path[0] in _ACCOUNTS:
         return len(path) > 3 and path[2] in ("credentials", "settings")
     return path == ("landing",) or path[:2] in (("warehouse", "files"), ("warehouse", "settings"))
 
@@ -91,8 +93,8 @@ def _name(path: Place) -> str:
 
 def _secrets(document: Document) -> Iterator[Problem]:
     for path, value in document.scalars():
-        secret = path[0] == "destinations" and len(path) > 3 and path[2] == "credentials"
-        setting = path[:2] == ("warehouse", "settings") or (path[0] == "destinations" and len(path) > 3 and path[2] == "settings")
+        secret = path[0] in _ACCOUNTS and len(path) > 3 and path[2] == "credentials"
+        setting = path[:2] == ("warehouse", "settings") or (path[0] in _ACCOUNTS and len(path) > 3 and path[2] == "settings")
         if setting:
             secret = bool(_SECRET.search(str(path[-1])))
         if secret and isinstance(value, str) and value and "${" not in value:

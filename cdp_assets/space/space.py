@@ -40,7 +40,7 @@ class SpaceError(Exception):
 
 
 # What the pipeline itself writes for users to read: event tables, people, traits, audiences.
-OWN_SCHEMAS = ("events", "unified_profiles", "computed_traits", "linked_audiences")
+OWN_SCHEMAS = ("pulled_sources", "events", "unified_profiles", "computed_traits", "linked_audiences")
 
 
 def readable_schemas(config: SpaceConfig, graph: DataGraph) -> tuple[str, ...]:

@@ -63,38 +63,43 @@ def connect(connection: Connection) -> KinesisDestination:
     return KinesisDestination(connection)
 
 
+def client_of(connection: Connection) -> Any:
+    """boto3's client of the account and region, without retries of its own. Raises :class:`DestinationConfigError`."""
+    settings = connection.settings
+    region = str(settings.get("region", ""))
+    if connection.mode == "live" and not region:
+        raise DestinationConfigError("a live connection needs settings.region")
+    base = wire.base_url(connection, f"https://kinesis.{region}.amazonaws.com")
+    if connection.mode == "live":
+        secrets = wire.credentials(connection, "access_key_id", "secret_access_key")
+    else:
+        secrets = {"access_key_id": "sandbox", "secret_access_key": "sandbox-secret"}
+    timeout = float(settings.get("timeout_seconds", wire.TIMEOUT_SECONDS))
+    return boto3.session.Session().client(
+        "kinesis",
+        region_name=region or "us-east-1",
+        endpoint_url=f"{base}/",
+        aws_access_key_id=secrets["access_key_id"],
+        aws_secret_access_key=secrets["secret_access_key"],
+        config=botocore.config.Config(
+            # A request that is sent again may double its records: what to do is decided here, answer by answer.
+            retries={"total_max_attempts": 1},
+            connect_timeout=timeout,
+            read_timeout=timeout,
+            proxies=None if connection.mode == "live" else {},
+        ),
+    )
+
+
 class KinesisDestination(Connector):
     """The streams of one account in one region."""
 
     capabilities = CAPABILITIES
 
     def __init__(self, connection: Connection) -> None:
-        settings = connection.settings
-        region = str(settings.get("region", ""))
-        if connection.mode == "live" and not region:
-            raise DestinationConfigError("a live connection needs settings.region")
-        base = wire.base_url(connection, f"https://kinesis.{region}.amazonaws.com")
-        if connection.mode == "live":
-            secrets = wire.credentials(connection, "access_key_id", "secret_access_key")
-        else:
-            secrets = {"access_key_id": "sandbox", "secret_access_key": "sandbox-secret"}
-        self._record_bytes = int(settings.get("record_bytes", _RECORD_BYTES))
-        self._request_bytes = int(settings.get("request_bytes", _REQUEST_BYTES))
-        timeout = float(settings.get("timeout_seconds", wire.TIMEOUT_SECONDS))
-        self._client = boto3.session.Session().client(
-            "kinesis",
-            region_name=region or "us-east-1",
-            endpoint_url=f"{base}/",
-            aws_access_key_id=secrets["access_key_id"],
-            aws_secret_access_key=secrets["secret_access_key"],
-            config=botocore.config.Config(
-                # A request that is sent again may double its records: what to do is decided here, answer by answer.
-                retries={"total_max_attempts": 1},
-                connect_timeout=timeout,
-                read_timeout=timeout,
-                proxies=None if connection.mode == "live" else {},
-            ),
-        )
+        self._record_bytes = int(connection.settings.get("record_bytes", _RECORD_BYTES))
+        self._request_bytes = int(connection.settings.get("request_bytes", _REQUEST_BYTES))
+        self._client = client_of(connection)
 
     def close(self) -> None:
         self._client.close()

@@ -1,4 +1,4 @@
-"""Opens a destination that a space names, in the right mode.
+"""Opens a destination or a source that a space names, in the right mode.
 
 A destination is a sandbox unless CDP_LIVE=1 *and* the space names the account. Ledger rows carry the account and never count for
 another one, so a rehearsal in the sandbox leaves nothing behind for the live account.
@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdp_assets.space.models import DestinationConfig
+from cdp_assets.space.pulled import PulledSource
 from resources.destinations import Connection, Destination, DestinationConfigError
 from resources.destinations.registry import connect
+from resources.sources import Reader
+from resources.sources.registry import open_reader
 from resources.warehouse import WarehouseError
 from resources.warehouse.open import expand
 
@@ -20,17 +23,17 @@ SANDBOX_ACCOUNT = "sandbox"
 DEFAULT_SANDBOX_URL = "http://127.0.0.1:8787"
 
 
-def is_live(config: DestinationConfig, environment: Mapping[str, str] | None = None) -> bool:
+def is_live(config: DestinationConfig | PulledSource, environment: Mapping[str, str] | None = None) -> bool:
     variables = os.environ if environment is None else environment
     return variables.get("CDP_LIVE") == "1" and bool(config.account)
 
 
-def account_of(config: DestinationConfig) -> str:
+def account_of(config: DestinationConfig | PulledSource) -> str:
     """The name that ledger rows carry: the live account's, or ``sandbox``."""
     return str(config.account) if is_live(config) else SANDBOX_ACCOUNT
 
 
-def connection_of(config: DestinationConfig) -> Connection:
+def connection_of(config: DestinationConfig | PulledSource) -> Connection:
     """How to reach the account. Raises DestinationConfigError naming a variable that is not set."""
     live = is_live(config)
     base = None if live else f"{os.environ.get('CDP_SANDBOX_URL', DEFAULT_SANDBOX_URL).rstrip('/')}/{config.type}"
@@ -46,6 +49,11 @@ def connection_of(config: DestinationConfig) -> Connection:
         credentials=credentials,
         base_url=base,
     )
+
+
+def open_source(config: PulledSource) -> Reader:
+    """A reader bound to the account; the caller closes it. Raises DestinationConfigError."""
+    return open_reader(config.type, connection_of(config))
 
 
 def open_destination(config: DestinationConfig) -> Destination:

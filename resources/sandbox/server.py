@@ -39,6 +39,7 @@ from resources.destinations.registry import CONNECTORS
 from resources.sandbox import faults, page
 from resources.sandbox.store import Store
 from resources.sandbox.twin import Answer, Call, Twin
+from resources.sources.registry import READERS
 
 HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8787
@@ -263,7 +264,10 @@ def create_app(state_dir: str | Path, clock: Clock = _utc_now) -> Starlette:
     ``state_dir`` holds ``twins.sqlite``; ``clock`` gives aware UTC and decides token lifetimes and quota windows.
     """
     store = Store(state_dir)
-    twins = {kind: importlib.import_module(f"resources.sandbox.{kind}").create(store) for kind in CONNECTORS}
+    twins = {
+        kind: importlib.import_module(f"resources.sandbox.{kind}").create(store)
+        for kind in [*CONNECTORS, *(kind for kind in READERS if kind not in CONNECTORS)]
+    }
     mounts = [Mount(f"/{kind}", app=_Endpoint(twin, clock)) for kind, twin in twins.items()]
 
     @contextlib.asynccontextmanager

@@ -22,9 +22,26 @@ data_graph {
     primary_key = "account_id"
   }
 
+  entity "nps_response" {
+    name        = "NPS response"
+    description = "An answer to the NPS survey, pulled from Satismeter"
+    table_ref   = "mural.pulled_sources.nps_responses"
+    primary_key = "response_id"
+  }
+
   profile {
     profile_folder = "mural.profiles"
     type           = "segment:materialized"
+
+    relationship "nps-responses" {
+      name           = "NPS responses"
+      related_entity = "nps_response"
+
+      external_id {
+        type     = "user_id"
+        join_key = "user_id"
+      }
+    }
 
     relationship "workspace-roles" {
       name           = "Workspace roles"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,8 +33,8 @@ class Clock:
 class Twins:
     """The running twins, as tests and independent HTTP clients see them."""
 
-    def __init__(self, url: str, clock: Clock, http: httpx.Client) -> None:
-        self.url, self.clock, self.http = url, clock, http
+    def __init__(self, url: str, clock: Clock, http: httpx.Client, folder: Path) -> None:
+        self.url, self.clock, self.http, self.folder = url, clock, http, folder
         self.account = f"account-{next(_accounts)}"  # connectors share pace and token by account, tests must not
 
     def base(self, system: str) -> str:
@@ -74,23 +75,24 @@ class Twins:
 
 
 @pytest.fixture(scope="session")
-def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Clock, httpx.Client]]:
+def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Clock, httpx.Client, Path]]:
     from resources.sandbox.server import sandbox
 
     clock = Clock()
-    with sandbox(tmp_path_factory.mktemp("twins"), clock=clock) as url, httpx.Client(trust_env=False, timeout=10) as http:
-        yield url, clock, http
+    folder = tmp_path_factory.mktemp("twins")
+    with sandbox(folder, clock=clock) as url, httpx.Client(trust_env=False, timeout=10) as http:
+        yield url, clock, http, folder
 
 
 @pytest.fixture
-def clock(_running: tuple[str, Clock, httpx.Client]) -> Clock:
+def clock(_running: tuple[str, Clock, httpx.Client, Path]) -> Clock:
     return _running[1]
 
 
 @pytest.fixture
-def twins(_running: tuple[str, Clock, httpx.Client]) -> Twins:
+def twins(_running: tuple[str, Clock, httpx.Client, Path]) -> Twins:
     """Twins that have received nothing yet, at the clock's beginning."""
-    url, clock, http = _running
+    url, clock, http, folder = _running
     clock.at = Clock().at
     http.post(f"{url}/__twin/reset")
-    return Twins(url, clock, http)
+    return Twins(url, clock, http, folder)

@@ -1,0 +1,61 @@
+"""Dagster side of the pulled_sources room: one asset per source, its table."""
+
+import json
+
+import dagster as dg
+
+from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, room_spec, run_instant
+from cdp_assets.pulled_sources.tables import table_of
+from cdp_assets.pulled_sources.take_in import take_in
+from cdp_assets.space.pulled import PulledSource
+from cdp_assets.space.space import Space
+from resources.destinations.open import open_source
+from resources.instance import pool_of
+from resources.space import SpaceResource
+
+ROOM = "pulled_sources"
+META_POSITIONS = "positions"
+
+
+def build_pulled_source_assets(space: Space) -> list[dg.AssetsDefinition]:
+    return [_asset(space, key, source) for key, source in space.config.pulled_sources.items()]
+
+
+def _asset(space: Space, key: str, source: PulledSource) -> dg.AssetsDefinition:
+    asset = asset_key(space.name, ROOM, key)
+    table = table_of(key, source)
+    lines = [
+        table.description,
+        "",
+        f"- from `{source.type}`, looked at {source.poll}",
+        *([f"- each new record lands as the event `{source.event.name}`"] if source.event else []),
+    ]
+    spec = room_spec(space.config, ROOM, key, description="\n".join(lines), table=table, kinds=[source.type])
+
+    @dg.multi_asset(name=f"{space.name}__pull__{key}", specs=[spec], pool=pool_of(space.name))
+    def _assets(context: dg.AssetExecutionContext, space: SpaceResource) -> dg.MaterializeResult:
+        loaded = space.load()
+        current = loaded.config.pulled_sources[key]
+        reader = open_source(current)
+        try:
+            with space.open(loaded, on_wait=context.log.info) as warehouse:
+                taken = take_in(warehouse, key, current, reader, space.landing(loaded))
+                rows = warehouse.count(warehouse.table(table_of(key, current).ref))
+        finally:
+            reader.close()
+        if taken.unreadable:
+            context.log.warning(f"{taken.unreadable} record(s) fit no row; see pulled_sources.unreadable")
+        return dg.MaterializeResult(
+            asset,
+            metadata={
+                "dagster/row_count": rows,
+                "records read": taken.records,
+                "new": taken.new,
+                "unreadable": taken.unreadable,
+                "events landed": taken.events,
+                META_POSITIONS: json.dumps(taken.positions, sort_keys=True),
+                META_AS_OF: format_instant(run_instant(context)),
+            },
+        )
+
+    return _assets

@@ -1,0 +1,104 @@
+"""A source that is looked at continuously starts one reading for what is new, together with what is sent of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from cdp_assets.dagster_support import asset_key
+from resources.destinations import Action, Connection, Operation
+from resources.destinations.registry import connect
+from resources.sandbox.server import sandbox
+from resources.space import load
+from schedules.audiences import build_audience_schedules, pulled_hourly
+from sensors.landing import build_landing_sensor, event_streams
+from sensors.pulled_sources import build_pulled_source_sensors, followers
+
+MURAL = Path(__file__).parents[2] / "spaces" / "mural"
+SOURCE = asset_key("mural", "pulled_sources", "qualified_leads")
+
+
+@pytest.fixture
+def twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with sandbox(tmp_path / "twins") as url:
+        monkeypatch.setenv("CDP_SANDBOX_URL", url)
+        yield url
+
+
+def put(url: str, number: int) -> str:
+    """One lead into the stream; where it stands."""
+    connection = Connection("sandbox", "sandbox", {}, {}, f"{url}/kinesis")
+    with closing(connect("kinesis", connection)) as destination:
+        lead = Operation(str(number), "enter", f"u{number}", {"messageId": f"m{number}"}, f"x{number}")
+        (outcome,) = destination.deliver(Action("put", {"stream": "qualified-leads", "key_field": "user_id"}), [lead])
+    return str(outcome.remote_id)
+
+
+def tick(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+    (sensor,) = build_pulled_source_sensors(load(MURAL), MURAL)
+    found = sensor(dg.build_sensor_context(instance=instance))
+    assert isinstance(found, dg.RunRequest | dg.SkipReason)
+    return found
+
+
+def read_up_to(instance: dg.DagsterInstance, place: str) -> None:
+    """As a reading that came so far says."""
+    shard, _, position = place.partition(":")
+    instance.report_runless_asset_event(dg.AssetMaterialization(SOURCE, metadata={"positions": json.dumps({shard: position})}))
+
+
+def test_a_record_that_no_reading_has_taken_in_asks_for_one(twins: str) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert str(tick(instance)) == str(dg.SkipReason("nothing new"))
+        first = put(twins, 1)
+        asked = tick(instance)
+        assert isinstance(asked, dg.RunRequest)
+        assert asked.run_key is not None and first in asked.run_key
+        assert set(asked.asset_selection or ()) == {
+            SOURCE,
+            asset_key("mural", "activation_payloads", "leads_to_marketo"),
+            asset_key("mural", "destination_syncs", "leads_to_marketo"),
+        }
+        read_up_to(instance, first)
+        assert isinstance(tick(instance), dg.SkipReason)
+        second = put(twins, 1)
+        again = tick(instance)
+        assert isinstance(again, dg.RunRequest)
+        assert again.run_key is not None and second in again.run_key
+
+
+def test_a_source_that_cannot_be_read_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDP_SANDBOX_URL", "http://127.0.0.1:1")
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = tick(instance)
+    assert isinstance(found, dg.SkipReason)
+    assert found.skip_message == "kinesis does not answer: EndpointConnectionError"
+
+
+def test_other_sources_are_read_by_the_default_schedule(tmp_path: Path) -> None:
+    space = load(MURAL)
+    assert pulled_hourly(space) == [asset_key("mural", "pulled_sources", "nps_responses")]
+    (schedule,) = build_audience_schedules(space)
+    with dg.instance_for_test() as instance:
+        context = dg.build_schedule_context(instance, scheduled_execution_time=dt.datetime(2026, 11, 2, 10, tzinfo=dt.UTC))
+        (asked,) = schedule.evaluate_tick(context).run_requests
+    assert set(pulled_hourly(space)) <= set(asked.asset_selection or ())
+    assert SOURCE not in set(asked.asset_selection or ())
+    assert followers(space, "nps_responses") == [asset_key("mural", "pulled_sources", "nps_responses")]
+
+
+def test_event_streams_go_with_the_landing_files_that_hold_them(tmp_path: Path) -> None:
+    from cdp_assets.space.home import Home
+
+    space = load(MURAL)
+    assert event_streams(space) == [
+        asset_key("mural", "activation_payloads", "qualified_leads"),
+        asset_key("mural", "destination_syncs", "qualified_leads"),
+    ]
+    assert build_landing_sensor(space, MURAL, Home(tmp_path)).minimum_interval_seconds == 5
