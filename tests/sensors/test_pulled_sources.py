@@ -12,11 +12,12 @@ import dagster as dg
 import pytest
 
 from cdp_assets.dagster_support import asset_key
+from cdp_assets.definitions import build_definitions
 from resources.destinations import Action, Connection, Operation
 from resources.destinations.registry import connect
 from resources.sandbox.server import sandbox
 from resources.space import load
-from schedules.audiences import build_audience_schedules, pulled_hourly
+from schedules.audiences import pulled_hourly
 from sensors.landing import build_landing_sensor, event_streams
 from sensors.pulled_sources import build_pulled_source_sensors, followers
 
@@ -84,10 +85,16 @@ def test_a_source_that_cannot_be_read_is_a_skip_with_its_reason(monkeypatch: pyt
 def test_other_sources_are_read_by_the_default_schedule(tmp_path: Path) -> None:
     space = load(MURAL)
     assert pulled_hourly(space) == [asset_key("mural", "pulled_sources", "nps_responses")]
-    (schedule,) = build_audience_schedules(space)
-    with dg.instance_for_test() as instance:
-        context = dg.build_schedule_context(instance, scheduled_execution_time=dt.datetime(2026, 11, 2, 10, tzinfo=dt.UTC))
-        (asked,) = schedule.evaluate_tick(context).run_requests
+    definitions = build_definitions(MURAL, tmp_path)
+    at = dt.datetime(2026, 11, 2, 10, tzinfo=dt.UTC)
+    with (
+        dg.instance_for_test() as instance,
+        dg.build_schedule_context(
+            instance, scheduled_execution_time=at, repository_def=definitions.get_repository_def()
+        ) as context,
+    ):
+        found = definitions.resolve_schedule_def("mural__audiences_every_1h").evaluate_tick(context)
+    (asked,) = found.run_requests or ()
     assert set(pulled_hourly(space)) <= set(asked.asset_selection or ())
     assert SOURCE not in set(asked.asset_selection or ())
     assert followers(space, "nps_responses") == [asset_key("mural", "pulled_sources", "nps_responses")]
