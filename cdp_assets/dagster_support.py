@@ -14,7 +14,8 @@ import dagster as dg
 
 from cdp_assets.data_graph import profiles_sync
 from cdp_assets.data_graph.model import DataGraph
-from cdp_assets.space.models import PartitionKind, SpaceConfig
+from cdp_assets.space.models import PartitionKind, SpaceConfig, SqlModel
+from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window, as_of_of, window_by_key
 from resources.warehouse import TableRef, TableSpec
 
@@ -26,6 +27,7 @@ ROOMS = (
     "linked_audiences",
     "activation_payloads",
     "destination_syncs",
+    "reports",
 )
 # Groups sort by name in the UI; the number keeps the rooms in the order in which data flows.
 GROUPS = {room: f"{number}_{room}" for number, room in enumerate(ROOMS, start=1)}
@@ -138,6 +140,20 @@ def profile_deps(space: str, graph: DataGraph, table: str) -> list[dg.AssetKey]:
     """What a reader of people depends on: ``table`` of the profiles' room, or the company's own Profiles Sync tables."""
     names = profiles_sync.tables_of(graph.profile_type) if graph.external else (table,)
     return [asset_key(space, "unified_profiles", name) for name in names]
+
+
+def model_deps(space: Space, model: SqlModel) -> list[dg.AssetKey]:
+    """What a model's query reads: people, event tables, and the traits, audiences and pulled sources that it names."""
+    rooms = {
+        **dict.fromkeys(space.config.pulled_sources, "pulled_sources"),
+        **dict.fromkeys(space.traits, "computed_traits"),
+        **dict.fromkeys(space.audiences, "linked_audiences"),
+    }
+    return [
+        *profile_deps(space.name, space.graph, "user_identifiers"),
+        asset_key(space.name, "raw_events", "event_tables"),
+        *(asset_key(space.name, rooms[key], key) for key in model.depends_on if key in rooms),
+    ]
 
 
 def room_spec(

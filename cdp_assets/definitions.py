@@ -43,6 +43,7 @@ from cdp_assets.linked_audiences.sql import audience_sql  # noqa: E402
 from cdp_assets.pulled_sources import assets as pulled  # noqa: E402
 from cdp_assets.pulled_sources.tables import SCHEMA as PULLED_SCHEMA  # noqa: E402
 from cdp_assets.raw_events.assets import build_raw_events, take_in_and_build  # noqa: E402
+from cdp_assets.reports import assets as reports  # noqa: E402
 from cdp_assets.space.conditions import audience_references  # noqa: E402
 from cdp_assets.space.home import Home  # noqa: E402
 from cdp_assets.space.models import Activation  # noqa: E402
@@ -75,6 +76,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
         *build_traits_and_audiences(space),
         *payloads.build_payload_assets(space, events_dealt_with),
         *syncs.build_sync_assets(space, take_in_landing),
+        *reports.build_report_assets(space),
     ]
     return dg.Definitions(
         assets=steps,

@@ -7,6 +7,7 @@ from schedules.activations import build_activation_schedules
 from schedules.audiences import build_audience_schedules
 from schedules.data_graph import build_data_graph_schedule
 from schedules.demo import build_demo_schedules
+from schedules.reports import build_report_schedules
 
 
 def build_schedules(space: Space) -> list[dg.ScheduleDefinition]:
@@ -15,5 +16,6 @@ def build_schedules(space: Space) -> list[dg.ScheduleDefinition]:
         *build_audience_schedules(space),
         *build_activation_schedules(space),
         build_data_graph_schedule(space),
+        *build_report_schedules(space),
         *build_demo_schedules(space),
     ]

@@ -20,6 +20,7 @@ ROOMS = [
     "linked_audiences",
     "activation_payloads",
     "destination_syncs",
+    "reports",
 ]
 # The Dagster side of a room, and the modules that compose or drive Dagster.
 DAGSTER_SIDE = {"assets", "checks"}

@@ -14,6 +14,7 @@ from cdp_assets.dagster_support import (
     META_REVISION,
     asset_key,
     format_instant,
+    model_deps,
     profile_deps,
     room_spec,
     run_instant,
@@ -71,17 +72,7 @@ def _dependencies(space: Space, activation: Activation) -> list[dg.AssetKey]:
         return [asset_key(space.name, "linked_audiences", activation.audience), *traits, *entities]
     if activation.events:
         return [*profile_deps(space.name, space.graph, "user_identifiers"), asset_key(space.name, "raw_events", "messages")]
-    model = space.models[str(activation.model)]
-    rooms = {
-        **dict.fromkeys(space.config.pulled_sources, "pulled_sources"),
-        **dict.fromkeys(space.traits, "computed_traits"),
-        **dict.fromkeys(space.audiences, "linked_audiences"),
-    }
-    return [
-        *profile_deps(space.name, space.graph, "user_identifiers"),
-        asset_key(space.name, "raw_events", "event_tables"),
-        *(asset_key(space.name, rooms[key], key) for key in model.depends_on if key in rooms),
-    ]
+    return model_deps(space, space.models[str(activation.model)])
 
 
 def _description(space: Space, activation: Activation) -> str:

@@ -782,6 +782,41 @@ class Trait(Model):
 # -- models and activations ------------------------------------------------------------------------------------------
 
 
+class ReportPlot(Model):
+    """What is drawn of a report: how many rows there are of each value, or numbers by a label."""
+
+    count_by: str | None = Field(None, description="Column whose values are counted.")
+    label: str | None = Field(None, description="Column below the axis, e.g. a day; the last 30 in its order.")
+    values: tuple[str, ...] = Field((), max_length=4, description="Columns of numbers.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> ReportPlot:
+        if (self.count_by is None) == (self.label is None):
+            raise ValueError("give either 'count_by', or 'label' and 'values'")
+        if (self.label is None) != (not self.values):
+            raise ValueError("'label' goes with 'values'")
+        return self
+
+
+class ReportSettings(Model):
+    """Keeps the model as a table, reports.KEY, that is built once a day."""
+
+    plot: ReportPlot | None = None
+    personal: tuple[str, ...] = Field((), description="Columns that say something of a person: never shown on the asset.")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the plot names."""
+        plot = self.plot
+        return () if plot is None else tuple(name for name in (plot.count_by, plot.label, *plot.values) if name is not None)
+
+    @model_validator(mode="after")
+    def _nobody_is_drawn(self) -> ReportSettings:
+        if shown := sorted(set(self.columns) & set(self.personal)):
+            raise ValueError(f"'{shown[0]}' is personal and cannot be drawn; draw a column that speaks of many")
+        return self
+
+
 class SqlModel(Model):
     """``models/KEY.sql``: one SELECT, its settings in a YAML front matter between ``/*---`` and ``---*/``."""
 
@@ -794,6 +829,7 @@ class SqlModel(Model):
     depends_on: tuple[str, ...] = Field(
         (), description="Traits (KEY), audiences (KEY) and pulled sources (KEY) whose tables the query reads, for ordering."
     )
+    report: ReportSettings | None = Field(None, description="Also keep it as a table of its own, built daily.")
 
 
 class Trigger(Model):
