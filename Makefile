@@ -49,8 +49,9 @@ format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-schemas: $(STAMP) ## write the JSON Schemas of the space folder's files to docs/schemas
+schemas: $(STAMP) ## write the JSON Schemas of the space folder's files and the pages of the destinations below docs/
 	@$(BIN)/cdp schema
+	@$(BIN)/cdp docs
 
 lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras --no-annotate \

@@ -172,6 +172,17 @@ def schema(folder: Annotated[Path, typer.Option(help="Where to write.")] = Path(
         out.print(f"{folder / kind}.json")
 
 
+@app.command()
+def docs(folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("docs/destinations")) -> None:
+    """Write the page of each destination type: settings, credentials, limits, fields, what each outcome means."""
+    from cdp_assets.destination_docs import destination_pages
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, text in destination_pages().items():
+        (folder / f"{kind}.md").write_text(text, encoding="utf-8")
+        out.print(f"{folder / kind}.md")
+
+
 @app.command("sandbox")
 def run_sandbox(port: Annotated[int, typer.Option(help="Loopback port.")] = 8787, home: HomeOption = None) -> None:
     """Run the twins, with a page of what they received, on loopback."""

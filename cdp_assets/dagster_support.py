@@ -30,7 +30,7 @@ ROOMS = (
     "reports",
 )
 # Groups sort by name in the UI; the number keeps the rooms in the order in which data flows.
-GROUPS = {room: f"{number}_{room}" for number, room in enumerate(ROOMS, start=1)}
+GROUPS = {room: f"{number}_{room}" for number, room in enumerate(ROOMS)}
 WAREHOUSE_GROUP = "0_warehouse_tables"
 
 TAG_AS_OF = "cdp/as_of"

@@ -4,6 +4,7 @@ Two actions. ``attributes`` sets attributes of a user; membership is a boolean c
 false on a user that exists and never makes one. ``events`` appends an event for each message; nothing tells two of them apart, so what got
 no answer stays unknown.
 Settings of the connection: ``endpoint``, the cluster's REST host, live; ``calls`` and ``seconds``, another rate than the older contracts'.
+Credentials: ``api_key``.
 Settings of the action: ``key_field`` (default ``external_id``), ``flag_field`` (attributes).
 Evidence tags: [D] vendor documentation, [C] read in production connectors, [M] general knowledge, not confirmed.
 """

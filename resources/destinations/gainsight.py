@@ -3,6 +3,7 @@
 There is no upsert call: existing keys are asked for, known ones are updated (PUT), new ones inserted (POST). A write with one bad
 record is refused as a whole, so it is halved until the bad one stands alone. An insert without an answer is read back by key.
 Settings of the connection: ``calls_per_minute``, where the package allows more; the account is the tenant's host.
+Credentials: ``access_key``.
 Settings of the action: ``object`` (Company or NAME__gc), ``key_field`` (default Name), ``flag_field``.
 Evidence tags: [D] vendor documentation, [C] read in production connectors, [M] general knowledge, not confirmed.
 """

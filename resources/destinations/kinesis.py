@@ -3,6 +3,7 @@
 Nothing tells two records apart, so what got no answer stays unknown. Each record carries its ``messageId``, by which a consumer can tell
 what it has seen, and its partition key is the destination key, so that the records of one key stay in one shard.
 Settings of the connection: ``region``, live; ``record_bytes`` and ``request_bytes``, where the stream allows more than 1 MiB and 5 MiB.
+Credentials: ``access_key_id``, ``secret_access_key``.
 Settings of the action: ``stream``, ``key_field``.
 Evidence tags: [D] vendor documentation, [C] read in botocore's service model or production connectors.
 """

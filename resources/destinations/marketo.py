@@ -3,6 +3,7 @@
 Two actions. ``upsert``: membership is a boolean lead field (``flag_field``); a retract sets it to false on an existing lead and never makes
 one. ``list``: membership is that of a static list; who leaves, or is retracted, is taken off it.
 Settings of the connection: none needed live (the account is the munchkin id).
+Credentials: ``client_id``, ``client_secret`` of an API user.
 Settings of the action: ``key_field`` (the lookup field, default ``email``), ``partition``; of upsert ``flag_field``; of list ``list_id``.
 Evidence tags: [D] vendor documentation, [C] read in production connectors, [M] general knowledge, not confirmed.
 """

@@ -2,6 +2,7 @@
 
 Membership is a checkbox field (``flag_field``); a retract sets it to false on an existing row and never makes one.
 Settings of the connection: ``my_domain`` (host of the organisation, live), ``api_version``, ``quota_share``.
+Credentials: ``client_id``, ``client_secret`` of a connected app.
 Settings of the action: ``object``, ``key_field`` (an external id field), ``flag_field``.
 Evidence tags: [D] vendor documentation, [C] read in production connectors, [M] general knowledge, not confirmed.
 """

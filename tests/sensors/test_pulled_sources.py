@@ -97,7 +97,11 @@ def test_other_sources_are_read_by_the_default_schedule(tmp_path: Path) -> None:
     (asked,) = found.run_requests or ()
     assert set(pulled_hourly(space)) <= set(asked.asset_selection or ())
     assert SOURCE not in set(asked.asset_selection or ())
-    assert followers(space, "nps_responses") == [asset_key("mural", "pulled_sources", "nps_responses")]
+    assert followers(space, "nps_responses") == [
+        asset_key("mural", "pulled_sources", "nps_responses"),
+        asset_key("mural", "activation_payloads", "churn_report"),
+        asset_key("mural", "destination_syncs", "churn_report"),
+    ]
 
 
 def test_event_streams_go_with_the_landing_files_that_hold_them(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ SQL = "kind: sql\nidentifier: user_id\nquery: SELECT user_id, 1 AS made FROM ban
         (SQL.replace("1 AS made", "1 AS made, 2 AS made"), "5: the query returns column made 2 times (name each column once, with AS)"),
         (
             SQL.replace("FROM bank", "FROM secret"),
-            "5: schema secret is not declared; allowed: bank, computed_traits, events, linked_audiences, profiles, unified_profiles "
+            "5: schema secret is not declared; allowed: bank, computed_traits, events, linked_audiences, profiles, pulled_sources, unified_profiles "
             "(add the schema to warehouse.schemas in space.yaml, or read another table)",
         ),
         (
