@@ -63,7 +63,7 @@ def _page(kind: str) -> str:
 
 def _paragraphs(text: str) -> str:
     """The connector's words: what is set in columns stays so, settings and credentials become items."""
-    lines = []
+    lines: list[str] = []
     for line in text.split("\n"):
         started = re.match(r"(Settings of|Credentials:)", line) is not None
         lines.append(f"\n{line}" if started and lines and lines[-1] else line)
@@ -100,7 +100,7 @@ def _fields(found: Capabilities) -> Iterator[str]:
 
 
 def _takes(rule: FieldRule) -> str:
-    words = ["anything" if rule.kind == "any" else rule.kind]
+    words: list[str] = ["anything" if rule.kind == "any" else rule.kind]
     words += ["required"] if rule.required else []
     words += [f"at most {rule.max_length} characters"] if rule.max_length else []
     return ", ".join(words)

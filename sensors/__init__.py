@@ -7,6 +7,7 @@ import dagster as dg
 from cdp_assets.space.home import Home
 from cdp_assets.space.space import Space
 from sensors.data_graph import build_data_graph_sensor
+from sensors.failures import build_failure_sensors
 from sensors.landing import build_landing_sensor
 from sensors.pulled_sources import build_pulled_source_sensors
 
@@ -17,5 +18,6 @@ def build_sensors(space: Space, directory: Path, home: Home) -> list[dg.SensorDe
     return [
         build_landing_sensor(space, directory, home),
         *build_pulled_source_sensors(space, directory),
+        *build_failure_sensors(space, directory),
         *([data_graph] if data_graph else []),
     ]

@@ -16,7 +16,9 @@ from cdp_assets.dagster_checks import check_result
 from cdp_assets.dagster_internals import latest_check
 from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, is_backfill, room_spec
 from cdp_assets.destination_syncs.accounting import SyncResult
+from cdp_assets.destination_syncs.alerts import sync_alert
 from cdp_assets.destination_syncs.journal import Journal, open_journal
+from cdp_assets.destination_syncs.ledger import outcomes, outcomes_plot, syncs_of
 from cdp_assets.destination_syncs.people import sendable
 from cdp_assets.destination_syncs.plan import SyncRequest
 from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
@@ -27,6 +29,7 @@ from cdp_assets.space.models import Activation
 from cdp_assets.space.revisions import definition_revision
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles import checks as profile_checks
+from resources.alerts import send_alert
 from resources.destinations.open import account_of, open_destination
 from resources.destinations.registry import capabilities
 from resources.instance import pool_of
@@ -94,7 +97,18 @@ def _asset(space: Space, key: str, activation: Activation, take_in_landing: Take
         with space.open(loaded, on_wait=context.log.info) as warehouse:
             ledger = warehouse.table(LEDGER.ref)
             rows = warehouse.count(ledger.filter(ledger.activation == key, ledger.account == account))
-        yield dg.MaterializeResult(asset, metadata={"dagster/row_count": rows, **_metadata(result, key, account)})
+            plot = outcomes_plot(syncs_of(warehouse, key, account))
+            reasons = _reasons(warehouse, key, account)
+        lines = sync_alert(result, loaded.config.alerts.thresholds, loaded.name, reasons)
+        if lines and loaded.config.alerts.any:
+            for problem in send_alert(loaded.config.alerts, f"{loaded.name}: sync {key}", lines):
+                context.log.warning(f"the alert did not get through: {problem}")
+        metadata = {
+            "dagster/row_count": rows,
+            **_metadata(result, key, account),
+            "outcomes of the last syncs": dg.MetadataValue.md(plot),
+        }
+        yield dg.MaterializeResult(asset, metadata=metadata)
         yield check_result(asset, ACCOUNTED, [_accounting(result)])
 
     return _assets
@@ -134,6 +148,13 @@ def surroundings_of(
         before_plan=before_plan,
         consent_now=_consent_reader(space, loaded, activation),
     )
+
+
+def _reasons(warehouse: Warehouse, key: str, account: str) -> dict[str, int]:
+    """Outcome and reason of the newest sync's keys that did not get through -> how many, the most frequent first."""
+    rows = [row for row in outcomes(warehouse, activation=key) if row["account"] == account and row["reason"]]
+    ranked = sorted(rows, key=lambda row: (-row["keys"], row["outcome"], row["reason"]))
+    return {f"{row['outcome']}: {row['reason']}": row["keys"] for row in ranked}
 
 
 def _hold(result: SyncResult, key: str) -> str:

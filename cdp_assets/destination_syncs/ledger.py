@@ -9,6 +9,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import ibis.expr.types as ir
 
 from cdp_assets.destination_syncs.states import Op, Outcome
 from cdp_assets.destination_syncs.tables import DELIVERY_STATE, INTENTS, KEY, LEDGER, OUTCOMES, ROOM_TABLES, SYNCS
+from cdp_assets.plots import bars, image
 from resources.warehouse import Warehouse, naive_utc, timestamp_literal
 from resources.warehouse import functions as fn
 
@@ -61,6 +63,24 @@ def syncs(warehouse: Warehouse, *, activation: str | None = None, limit: int = 2
         for name in ("withheld", "held", "operations"):
             row[name] = json.loads(row[name] or "{}")
     return rows
+
+
+# What a plot can show.
+PLOTTED = 30
+
+
+def syncs_of(warehouse: Warehouse, activation: str, account: str) -> list[dict[str, Any]]:
+    """The newest settled syncs of an activation at an account, oldest first: seq, delivered, rejected, waiting and unknown."""
+    table = warehouse.table(SYNCS.ref)
+    own = table.filter(table.activation == activation, table.account == account, table.state == "settled")
+    columns = ("seq", "delivered", "rejected", "waiting", "unknown")
+    return warehouse.rows(own.select(*columns).order_by(ibis.desc("seq")), PLOTTED)[::-1]
+
+
+def outcomes_plot(syncs: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown with bars for each sync."""
+    series = {name: [float(row[name] or 0) for row in syncs] for name in ("delivered", "rejected", "waiting", "unknown")}
+    return image("outcomes", bars([f"#{row['seq']}" for row in syncs], series))
 
 
 def outcomes(warehouse: Warehouse, *, activation: str | None = None) -> list[dict[str, Any]]:

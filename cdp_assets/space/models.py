@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from cdp_assets.space import fql
+from cdp_assets.space.alerts import Alerts
 from cdp_assets.space.base import Model
 from cdp_assets.space.confirmed import ConfirmedChange
 from cdp_assets.space.enforcement import Enforcement, ProtocolsConfig
@@ -256,6 +257,7 @@ class SpaceConfig(Model):
     pulled_sources: dict[Slug, PulledSource] = Field(
         default_factory=dict, description="Systems that are asked for their records; each becomes the table pulled_sources.KEY."
     )
+    alerts: Alerts = Field(Alerts(), description="Whom to tell when a run fails or a sync does badly.")
     schedule: Schedule = Field(Schedule(every="1h"), description="Default schedule of audiences.")
     automation: Literal["on", "off"] = Field("on", description="Whether the space's sensors and schedules start switched on.")
     confirmed_breaking_changes: tuple[ConfirmedChange, ...] = Field(

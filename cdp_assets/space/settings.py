@@ -66,7 +66,7 @@ def _variables(document: Document) -> Iterator[Problem]:
                 document.file,
                 line,
                 f"'{_name(path)}' holds ${{…}}, which is allowed for secrets and paths only",
-                "write the value; landing, warehouse.files, warehouse.settings, an account's credentials and settings, and a hash key may hold one",
+                "write the value; landing, warehouse.files, warehouse.settings, an account's credentials and settings, alerts, and a hash key may hold one",
             )
         elif "${" in _VARIABLE.sub("", value):
             yield Problem(
@@ -84,6 +84,8 @@ def _may_hold_variable(file: str, path: Place) -> bool:
         return False
     if path[0] in _ACCOUNTS:
         return len(path) > 3 and path[2] in ("credentials", "settings")
+    if path[0] == "alerts":
+        return path == ("alerts", "webhook") or path[-1] in ("username", "password")
     return path == ("landing",) or path[:2] in (("warehouse", "files"), ("warehouse", "settings"))
 
 
@@ -95,6 +97,8 @@ def _secrets(document: Document) -> Iterator[Problem]:
     for path, value in document.scalars():
         secret = path[0] in _ACCOUNTS and len(path) > 3 and path[2] == "credentials"
         setting = path[:2] == ("warehouse", "settings") or (path[0] in _ACCOUNTS and len(path) > 3 and path[2] == "settings")
+        if path in (("alerts", "webhook"), ("alerts", "email", "password")):
+            secret = True
         if setting:
             secret = bool(_SECRET.search(str(path[-1])))
         if secret and isinstance(value, str) and value and "${" not in value:
