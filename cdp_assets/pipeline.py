@@ -195,19 +195,26 @@ def _failures(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
 def sandbox_at(home: Home) -> Iterator[str]:
     """The twins: those already running at CDP_SANDBOX_URL, else started for the time being on a free port, on the home's state."""
     url = os.environ.get("CDP_SANDBOX_URL", DEFAULT_SANDBOX_URL)
-    if is_up(url):
-        yield url
-        return
-    before = os.environ.get("CDP_SANDBOX_URL")
-    with sandbox(home.sandbox) as started:
-        os.environ["CDP_SANDBOX_URL"] = started
-        try:
+    with _environment(CDP_SANDBOX_FOLDER=str(home.sandbox)):
+        if is_up(url):
+            yield url
+            return
+        with sandbox(home.sandbox) as started, _environment(CDP_SANDBOX_URL=started):
             yield started
-        finally:
-            if before is None:
-                del os.environ["CDP_SANDBOX_URL"]
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
             else:
-                os.environ["CDP_SANDBOX_URL"] = before
+                os.environ[name] = value
 
 
 def summarise(warehouse: Warehouse, space: Space, as_of: dt.datetime, run_ids: Sequence[str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from cdp_assets.unified_profiles.tables import find_profile
 from resources.destinations import Action, Connection, Operation, Outcome
 from resources.destinations.exchanges import Exchange, watching
 from resources.destinations.open import connection_of
-from resources.destinations.registry import connect
+from resources.destinations.registry import FILES, connect
 from resources.sandbox.server import sandbox
 from resources.warehouse import Warehouse
 
@@ -100,7 +100,8 @@ def show_it(space: Space, key: str, found: Rehearsal) -> Rehearsal:
     """The same with the exchanges of its requests, made with twins that nobody else sees."""
     config = space.config.destinations[space.activations[key].destination]
     with tempfile.TemporaryDirectory(prefix="cdp-test-") as folder, sandbox(folder) as url:
-        twin = replace(connection_of(config), mode="sandbox", account="sandbox", credentials={}, base_url=f"{url}/{config.type}")
+        base = f"{folder}/{config.type}" if config.type in FILES else f"{url}/{config.type}"
+        twin = replace(connection_of(config), mode="sandbox", account="sandbox", credentials={}, base_url=base)
         seen, _ = _exchanged(space, key, found, twin)
     return replace(found, exchanges=seen)
 

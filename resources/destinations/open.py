@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from cdp_assets.space.home import Home
 from cdp_assets.space.models import DestinationConfig
 from cdp_assets.space.pulled import PulledSource
 from resources.destinations import Connection, Destination, DestinationConfigError
-from resources.destinations.registry import connect
+from resources.destinations.registry import FILES, connect
 from resources.sources import Reader
 from resources.sources.registry import open_reader
 from resources.warehouse import WarehouseError
@@ -36,7 +38,7 @@ def account_of(config: DestinationConfig | PulledSource) -> str:
 def connection_of(config: DestinationConfig | PulledSource) -> Connection:
     """How to reach the account. Raises DestinationConfigError naming a variable that is not set."""
     live = is_live(config)
-    base = None if live else f"{os.environ.get('CDP_SANDBOX_URL', DEFAULT_SANDBOX_URL).rstrip('/')}/{config.type}"
+    base = None if live else sandbox_base(config.type)
     try:
         credentials = {name: expand(value) for name, value in config.credentials.items()}
         settings = {name: _expanded(value) for name, value in config.settings.items()}
@@ -49,6 +51,14 @@ def connection_of(config: DestinationConfig | PulledSource) -> Connection:
         credentials=credentials,
         base_url=base,
     )
+
+
+def sandbox_base(kind: str) -> str:
+    """Where a type's sandbox is: the twin, or a folder of the home."""
+    if kind in FILES:
+        folder = os.environ.get("CDP_SANDBOX_FOLDER")
+        return str((Path(folder) if folder else Home.of(None).sandbox) / kind)
+    return f"{os.environ.get('CDP_SANDBOX_URL', DEFAULT_SANDBOX_URL).rstrip('/')}/{kind}"
 
 
 def open_source(config: PulledSource) -> Reader:

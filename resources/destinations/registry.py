@@ -25,7 +25,10 @@ CONNECTORS: Final = {
     "linkedin": "resources.destinations.linkedin",
     "optimizely": "resources.destinations.optimizely",
     "google_analytics": "resources.destinations.google_analytics",
+    "delta": "resources.destinations.delta",
 }
+# Types that write files: in sandbox mode into the home, and there is no twin.
+FILES: Final = frozenset({"delta"})
 
 
 def _module(kind: str):

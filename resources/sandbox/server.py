@@ -35,7 +35,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from resources.destinations.registry import CONNECTORS
+from resources.destinations.registry import CONNECTORS, FILES
 from resources.sandbox import faults, page
 from resources.sandbox.store import Store
 from resources.sandbox.twin import Answer, Call, Twin
@@ -258,16 +258,18 @@ def _json(body: Any, status: int = 200) -> Response:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
+def _systems() -> list[str]:
+    """Types with a twin: destinations and sources that are talked to."""
+    return [kind for kind in dict.fromkeys([*CONNECTORS, *READERS]) if kind not in FILES]
+
+
 def create_app(state_dir: str | Path, clock: Clock = _utc_now) -> Starlette:
     """The twins of every registered destination type as one ASGI application.
 
     ``state_dir`` holds ``twins.sqlite``; ``clock`` gives aware UTC and decides token lifetimes and quota windows.
     """
     store = Store(state_dir)
-    twins = {
-        kind: importlib.import_module(f"resources.sandbox.{kind}").create(store)
-        for kind in [*CONNECTORS, *(kind for kind in READERS if kind not in CONNECTORS)]
-    }
+    twins = {kind: importlib.import_module(f"resources.sandbox.{kind}").create(store) for kind in _systems()}
     mounts = [Mount(f"/{kind}", app=_Endpoint(twin, clock)) for kind, twin in twins.items()]
 
     @contextlib.asynccontextmanager

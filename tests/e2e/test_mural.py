@@ -1,0 +1,104 @@
+"""The mural space, whole: one run delivers to every system what the ledger says, and a second one sends nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import pytest
+
+from cdp_assets.pipeline import run_space
+from cdp_assets.space.home import Home
+from resources.sandbox.facebook import AUDIENCE_ID
+from resources.sandbox.linkedin import SEGMENT_ID
+from resources.sandbox.marketo import LIST_ID
+from resources.sandbox.server import sandbox
+from tests.e2e.conftest import END, ROOT, Stage, make
+
+
+@pytest.fixture(scope="module")
+def mural(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("mural")
+    shutil.copytree(ROOT / "spaces" / "mural", folder / "space")
+    home = Home(folder / "home")
+    make(folder / "space", home, profiles=200, days=6)
+    with sandbox(home.sandbox) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CDP_SANDBOX_URL", url)
+        report = run_space(folder / "space", home, as_of=END)
+        assert report.failures == {}
+        yield Stage(folder / "space", home, url), report.summary
+
+
+def held(stage: Stage, place: str) -> list[dict[str, Any]]:
+    return [record["fields"] for record in stage.twin(place)["records"]]
+
+
+def test_every_integration_delivers(mural: tuple[Stage, dict[str, Any]]) -> None:
+    _, summary = mural
+    assert {key for key, counts in summary["activations"].items() if not counts["delivered"]} == set()
+    assert all(not counts["rejected"] and not counts["unknown"] for counts in summary["activations"].values())
+    assert summary["pulled_sources"]["nps_responses"] > 5
+    assert summary["pulled_sources"]["qualified_leads"] == summary["activations"]["qualified_leads"]["delivered"]
+
+
+def test_each_system_holds_what_was_delivered_to_it(mural: tuple[Stage, dict[str, Any]]) -> None:
+    stage, summary = mural
+    delivered = {key: counts["delivered"] for key, counts in summary["activations"].items()}
+    assert len(held(stage, f"facebook/records?object=audience/{AUDIENCE_ID}")) == delivered["lookalike_facebook"]
+    assert len(held(stage, f"linkedin/records?object=segment/{SEGMENT_ID}")) == delivered["lookalike_linkedin"]
+    assert len(held(stage, "optimizely/records?object=profiles")) == delivered["experiments"]
+    assert len(held(stage, "google_analytics/records?object=Event")) == delivered["champions_analytics"]
+    assert len(held(stage, f"marketo/records?object=lists/{LIST_ID}")) == delivered["renewal_list"]
+    assert len(held(stage, "salesforce/records?object=Churn_Report__c")) == delivered["churn_report"]
+    assert len(held(stage, "gainsight/records?object=user_activity__gc")) == delivered["user_activity"]
+    assert len(held(stage, "braze/records?object=User")) == delivered["renewal_outreach"]
+    lake = stage.home.sandbox / "delta" / "product" / "user_activity"
+    assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{lake}/**/*.parquet')").fetchall() == [
+        (delivered["user_activity_lake"],)
+    ]
+
+
+def test_a_message_about_a_renewal_names_account_and_manager(mural: tuple[Stage, dict[str, Any]]) -> None:
+    stage, _ = mural
+    with stage.warehouse() as warehouse:
+        from resources.warehouse import TableRef
+
+        accounts = {row["company_name"]: row for row in warehouse.rows(warehouse.table(TableRef("billing", "accounts")), 1_000)}
+    users = held(stage, "braze/records?object=User")
+    assert users
+    for user in users:
+        account = accounts[user["company_name"]]
+        assert user["renewal_date"] == account["term_end"].isoformat()
+        assert (user["arr"], user["csm_name"]) == (account["arr"], account["csm_name"])
+
+
+def test_the_stream_of_leads_ends_in_marketo(mural: tuple[Stage, dict[str, Any]]) -> None:
+    stage, _ = mural
+    records = [json.loads(base64.b64decode(one["Data"])) for one in held(stage, "kinesis/records?object=qualified-leads")]
+    leads = {lead["email"]: lead for lead in held(stage, "marketo/records?object=leads")}
+    assert records
+    newest: dict[str, str] = {}
+    for record in sorted(records, key=lambda one: one["occurred_at"]):
+        newest[record["email"]] = record["page"]
+    assert {email: leads[email]["Mql_Page__c"] for email in newest} == newest
+
+
+def test_nps_responses_are_events_and_entities(mural: tuple[Stage, dict[str, Any]]) -> None:
+    stage, summary = mural
+    file = stage.home.warehouse_file("mural")
+    with duckdb.connect(str(file), read_only=True) as connection:
+        (events,) = connection.sql("SELECT count(*) FROM events.nps_response_submitted").fetchall()[0]
+        (low,) = connection.sql("SELECT count(*) FROM pulled_sources.nps_responses WHERE rating <= 6").fetchall()[0]
+    assert events == summary["pulled_sources"]["nps_responses"]
+    assert low > 0
+
+
+def test_a_second_run_sends_nothing(mural: tuple[Stage, dict[str, Any]]) -> None:
+    stage, _ = mural
+    report = run_space(stage.directory, stage.home, as_of=END)
+    assert report.failures == {}
+    assert {key: counts["delivered"] for key, counts in report.summary["activations"].items() if counts["delivered"]} == {}
