@@ -1,18 +1,19 @@
-"""Gainsight: Company and low-volume custom objects, upserted by a key field.
+"""Gainsight: Company and low-volume custom objects, upserted by a key field, and people.
 
-There is no upsert call: existing keys are asked for, known ones are updated (PUT), new ones inserted (POST). A write with one bad
+Action ``person`` upserts people by their e-mail address, one in a call. Action ``upsert`` is for objects: there is no upsert call: existing keys are asked for, known ones are updated (PUT), new ones inserted (POST). A write with one bad
 record is refused as a whole, so it is halved until the bad one stands alone. An insert without an answer is read back by key.
 Settings of the connection: ``calls_per_minute``, where the package allows more; the account is the tenant's host.
 Credentials: ``access_key``.
-Settings of the action: ``object`` (Company or NAME__gc), ``key_field`` (default Name), ``flag_field``.
+Settings of the action: ``object`` (Company or NAME__gc; Person), ``key_field`` (default Name; of people Email), ``flag_field``.
 Evidence tags: [D] vendor documentation, [C] read in production connectors, [M] general knowledge, not confirmed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import httpx
@@ -36,7 +37,7 @@ _TEXT = FieldRule("string", max_length=250)
 
 CAPABILITIES: Final = Capabilities(
     type="gainsight",
-    actions=("upsert",),
+    actions=("upsert", "person"),
     batch_rows=200,  # one look-up for four writes of 50 [D]
     batch_bytes=4_000_000,  # [M] no limit in bytes is published
     resend="upsert",  # an insert alone would not be; every delivery looks first
@@ -57,15 +58,27 @@ CAPABILITIES: Final = Capabilities(
             "RenewalDate": FieldRule("date"),
             "OriginalContractDate": FieldRule("date"),
             "*": FieldRule(),  # custom fields; their types are the tenant's
-        }
+        },
+        "Person": {
+            "Email": FieldRule("email", required=True, max_length=250),  # [C]
+            "FirstName": _TEXT,
+            "LastName": _TEXT,
+            "*": FieldRule(),
+        },
     },
-    default_key_fields={"Company": "Name"},
+    default_key_fields={"Company": "Name", "Person": "Email"},
     evidence="https://support.gainsight.com/gainsight_nxt/API_and_Developer_Docs/Company_and_Relationship_API/Company_API_Documentation",
 )
 
+_PERSON: Final = dataclasses.replace(CAPABILITIES, batch_rows=20, attribution="positional")
 _WRITE_ROWS: Final = 50  # [D]
 _READ_ROWS: Final = 5000  # [D]
 _NAME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
+
+
+def capabilities_of(action: str, settings: Mapping[str, Any]) -> Capabilities:
+    """What an action can do: people are written one in a call."""
+    return _PERSON if action == "person" else CAPABILITIES
 
 
 def connect(connection: Connection) -> GainsightDestination:
@@ -93,6 +106,8 @@ class GainsightDestination(Connector):
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         """Upsert one batch of one object. Raises :class:`DestinationConfigError` for an action that cannot work."""
         self.refuse_unknown(action)
+        if action.name == "person":
+            return self._people(action, operations)
         object = wire.setting(action.settings, "object")
         key_field = wire.setting(action.settings, "key_field", CAPABILITIES.default_key_fields.get(object))
         if not all(_NAME.match(name) for name in (object, key_field)):
@@ -122,6 +137,26 @@ class GainsightDestination(Connector):
         for method, group in (("PUT", updates), ("POST", inserts)):
             for start in range(0, len(group), _WRITE_ROWS):
                 outcomes += self._write(target, method, group[start : start + _WRITE_ROWS])
+        return outcomes
+
+    def _people(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
+        """Each person in a call of their own, an upsert by e-mail address [C]. A retract is one, too: it makes who is gone again."""
+        flag_field = action.settings.get("flag_field")
+        writes, retracts, outcomes = wire.split(operations, flag_field)
+        headers = {"accesskey": self._key, "Content-Type": "application/json"}
+        for operation in [*writes, *retracts]:
+            body = orjson.dumps(wire.record_of(operation, "Email", flag_field))
+            named = {**headers, "Idempotency-Key": wire.idempotency_key([operation])}
+            try:
+                answer = wire.body_of(
+                    self._wire.call("PUT", f"{self._base}/v1.0/api/people", writes=True, content=body, headers=named)
+                )
+            except CallFailedError as error:
+                outcomes.append(error.outcome(operation))
+                continue
+            data = answer.get("data")
+            made = data.get("id") if isinstance(data, dict) else None
+            outcomes.append(Outcome(operation.id, "delivered", remote_id=str(made or "")))
         return outcomes
 
     def _known(self, target: _Target, operations: Sequence[Operation]) -> Counter[str]:

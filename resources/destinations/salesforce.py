@@ -1,8 +1,9 @@
 """Salesforce: upsert of sObject rows by external id, with the Collections resource.
 
 Membership is a checkbox field (``flag_field``); a retract sets it to false on an existing row and never makes one.
-Settings of the connection: ``my_domain`` (host of the organisation, live), ``api_version``, ``quota_share``.
-Credentials: ``client_id``, ``client_secret`` of a connected app.
+Settings of the connection: ``my_domain`` (host of the organisation, live), ``api_version``, ``quota_share``;
+``grant`` (``client_credentials`` or ``jwt``) and, of jwt, ``audience`` (``https://test.salesforce.com`` for a sandbox organisation).
+Credentials: ``client_id``, ``client_secret`` of a connected app; of jwt ``client_id``, ``username`` and ``private_key`` (PEM).
 Settings of the action: ``object``, ``key_field`` (an external id field), ``flag_field``.
 Evidence tags: [D] vendor documentation, [C] read in production connectors, [M] general knowledge, not confirmed.
 """
@@ -16,7 +17,10 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
+import jwt
 import orjson
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from resources.destinations import (
     Action,
@@ -93,6 +97,10 @@ _BUSY_TRIGGER: Final = "Too many SOQL queries"  # inside CANNOT_INSERT_UPDATE_AC
 _NAME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 
 
+_AUDIENCE: Final = "https://login.salesforce.com"  # [C]
+_ASSERTION_LIFE: Final = dt.timedelta(minutes=3)  # [C]
+
+
 def connect(connection: Connection) -> SalesforceDestination:
     """A connector to the organisation. Raises :class:`DestinationConfigError`."""
     return SalesforceDestination(connection)
@@ -109,7 +117,11 @@ class SalesforceDestination(Connector):
             raise DestinationConfigError("a live Salesforce connection needs settings.my_domain, e.g. acme.my.salesforce.com")
         self._login = wire.base_url(connection, f"https://{host}")
         self._connection = connection
-        self._secrets = wire.credentials(connection, "client_id", "client_secret")
+        self._grant = str(connection.settings.get("grant", "client_credentials"))
+        if self._grant not in ("client_credentials", "jwt"):
+            raise DestinationConfigError("settings.grant is client_credentials or jwt")
+        wanted = ("client_id", "username", "private_key") if self._grant == "jwt" else ("client_id", "client_secret")
+        self._secrets = wire.credentials(connection, *wanted)
         self._version = connection.settings.get("api_version", _API_VERSION)
         self._quota_share = float(connection.settings.get("quota_share", _QUOTA_SHARE))
         self._account = wire.account_of("salesforce", connection, self._login, CAPABILITIES.rates)
@@ -166,7 +178,7 @@ class SalesforceDestination(Connector):
     # -- sign-in -----------------------------------------------------------------------------------------------------
 
     def _sign_in(self) -> str:
-        form = {"grant_type": "client_credentials", **self._secrets}
+        form = {"grant_type": "client_credentials", **self._secrets} if self._grant != "jwt" else self._assertion()
         answer = wire.body_of(self._identity.call("POST", f"{self._login}/services/oauth2/token", writes=False, data=form)) or {}
         if not answer.get("access_token") or not answer.get("instance_url"):
             wire.wait("auth:answer_not_understood", wire.now() + wire.AFTER_A_LOOK)
@@ -174,6 +186,23 @@ class SalesforceDestination(Connector):
             raise DestinationConfigError("the credentials belong to another organisation than the account named")
         self._account.url = wire.fence(self._connection, answer["instance_url"])  # where every later call goes [D]
         return answer["access_token"]
+
+    def _assertion(self) -> dict[str, str]:
+        """A signed statement of who signs in, good for three minutes [C]. Raises :class:`DestinationConfigError` for a key that is none."""
+        key = self._secrets["private_key"]
+        if self._connection.mode == "sandbox":  # the twin looks at the claims; no live key goes to it
+            made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            key = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        audience = str(self._connection.settings.get("audience", _AUDIENCE))
+        claims = {"iss": self._secrets["client_id"], "sub": self._secrets["username"], "aud": audience}
+        expires = int((wire.now() + _ASSERTION_LIFE).timestamp())
+        try:
+            signed = jwt.encode({**claims, "exp": expires}, key, algorithm="RS256")
+        except (jwt.InvalidKeyError, ValueError, TypeError):
+            signed = ""  # the library's error may hold the key
+        if not signed:
+            raise DestinationConfigError("credentials.private_key is no RSA key in PEM form")
+        return {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": signed}
 
     # -- answers -----------------------------------------------------------------------------------------------------
 

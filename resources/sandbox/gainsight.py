@@ -68,6 +68,7 @@ class GainsightTwin(Twin):
         ("POST", "/v1/data/objects/{object}", "insert"),
         ("PUT", "/v1/data/objects/{object}", "update"),
         ("DELETE", "/v1/data/objects/{object}/{id}", "delete"),
+        ("PUT", "/v1.0/api/people", "person"),
     )
 
     def handle(self, call: Call) -> Answer:
@@ -216,11 +217,30 @@ class GainsightTwin(Twin):
                 found = [record for record in found if fold(record.fields.get(condition["name"])) in wanted]
         return self.store.records(self.system, object) if found is None else found
 
+    # -- people ------------------------------------------------------------------------------------------------------
+
+    def person(self, call: Call) -> Answer:
+        """One person, flat; found by the e-mail address, without regard to its case, or made [C]."""
+        body = call.json()
+        if not isinstance(body, dict):
+            raise MalformedError("a person is an object")
+        if not _is_address(body.get("Email")) or call.row_fails(body):
+            return _refused([_field_error("GSOBJ_1006", "Email", body.get("Email"))])
+        id = str(body["Email"]).casefold()
+        known = self.store.get(self.system, "Person", [id]).get(id)
+        fields = {**(known.fields if known else {"Gsid": f"1P{self.store.count(self.system, 'people'):034}"}), **body}
+        self.store.put(self.system, "Person", [(id, fields)], call.at)
+        return _success({"id": fields["Gsid"]})
+
 
 def _schema_of(object: str) -> dict[str, tuple[str, int]] | None:
     if object == "Company":
         return _COMPANY
     return _CUSTOM_OBJECT if _CUSTOM_NAME.match(object) else None
+
+
+def _is_address(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", value) is not None
 
 
 def _known(schema: dict[str, tuple[str, int]], name: str) -> bool:

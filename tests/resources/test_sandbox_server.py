@@ -212,10 +212,12 @@ def test_nothing_of_a_request_is_printed_or_logged(twins, caplog, capfd) -> None
 
 
 def test_a_page_for_every_registered_destination(tmp_path: Path) -> None:
-    from resources.destinations.registry import CONNECTORS
+    from resources.destinations.registry import CONNECTORS, FILES
+    from resources.sources.registry import READERS
 
     mounted = {getattr(route, "path", "").strip("/") for route in create_app(tmp_path).routes}
-    assert set(CONNECTORS) <= mounted
+    assert {*CONNECTORS, *READERS} - FILES <= mounted
+    assert not FILES & mounted
 
 
 def test_thousands_of_records_a_second(twins) -> None:
