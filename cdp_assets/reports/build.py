@@ -54,9 +54,9 @@ def build_report(
     with warehouse.staged(query) as rows:
         _check_key(warehouse, model, rows)
         spec = TableSpec(report_ref(key), {c: _kind(t) for c, t in rows.schema().items()}, model.description, None, keys=(name,))
+        _make(warehouse, spec)
         with warehouse.transaction():
-            warehouse.drop(spec.ref)
-            warehouse.ensure(spec)
+            warehouse.delete(spec.ref, [])
             warehouse.insert(spec.ref, rows)
             count = warehouse.count(rows)
             record_build(
@@ -73,6 +73,13 @@ def build_report(
             )
     labels, series = _plotted(warehouse, model)
     return Report(count, int(before[0]["rows"]) if before else None, labels, series, _sample(warehouse, model))
+
+
+def _make(warehouse: Warehouse, spec: TableSpec) -> None:
+    """The table with these very columns. One that had others is made anew: there is no transaction around that on every engine."""
+    if warehouse.has(spec.ref) and warehouse.schema(spec.ref) != spec.schema:
+        warehouse.drop(spec.ref)
+    warehouse.ensure(spec)
 
 
 def _kind(dtype: Any) -> str:

@@ -26,6 +26,7 @@ from resources.warehouse import TableRef, Warehouse
 from resources.warehouse.open import open_warehouse
 from resources.warehouse.snowflake import SnowflakeWarehouse
 from tests.e2e.conftest import END, ROOT
+from tests.e2e.test_event_streams import STREAM
 
 VARIABLES = (
     "SNOWFLAKE_ACCOUNT",
@@ -41,6 +42,7 @@ OUTSIDE = {
     *("confirmed_at", "first_attempt_at", "last_attempt_at", "attempted_at"),
 }
 SCHEMAS = (
+    "pulled_sources",
     "raw_events",
     "events",
     "unified_profiles",
@@ -48,7 +50,24 @@ SCHEMAS = (
     "linked_audiences",
     "activation_payloads",
     "destination_syncs",
+    "reports",
 )
+# A stream of raw events, its consumer, and a report, which the space itself does not have.
+PULLED = {
+    "type": "kinesis",
+    "settings": {"stream": "payments"},
+    "key": "message_id",
+    "columns": {"message_id": "string", "email": "string", "amount": "number", "occurred_at": "timestamp"},
+    "fields": {"message_id": "messageId"},
+    "poll": "continuously",
+}
+REPORT = """/*---
+name: Events by name
+primary_key: event
+report: {plot: {label: event, values: [events]}}
+---*/
+SELECT event, COUNT(*) AS events, MAX(received_at) AS last_at FROM events.tracks WHERE received_at < :as_of GROUP BY event
+"""
 
 
 @pytest.fixture
@@ -66,11 +85,17 @@ def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def space_folder(folder: Path, settings: dict[str, Any] | None) -> Path:
     shutil.copytree(ROOT / "spaces" / "owl_bank", folder)
+    (folder / "activations" / "payments.yaml").write_text(STREAM)
+    (folder / "models").mkdir(exist_ok=True)
+    (folder / "models" / "events_by_name.sql").write_text(REPORT)
+    yaml = YAML()
+    document = yaml.load(folder / "space.yaml")
+    document["destinations"]["kinesis"] = {"type": "kinesis"}
+    document["pulled_sources"] = {"payments": PULLED}
     if settings is not None:
-        yaml = YAML()
-        document = yaml.load(folder / "space.yaml")
         document["warehouse"] = {"type": "snowflake", "schemas": ["bank"], "settings": settings}
-        yaml.dump(document, folder / "space.yaml")
+    yaml.dump(document, folder / "space.yaml")
+    if settings is not None:
         graph = folder / "data_graph.hcl"
         database = str(settings["database"]).lower()
         graph.write_text(graph.read_text().replace("owl_bank.", f"{database}."))

@@ -62,18 +62,20 @@ def table(warehouse: Warehouse) -> list[dict]:
     return warehouse.arrow(warehouse.table(report_ref("activity")).order_by("user_id")).to_pylist()
 
 
-def test_the_rows_of_the_query_are_the_report(duckdb_warehouse: Warehouse, mural: Space) -> None:
-    put(duckdb_warehouse, ("u1", 1, "a", 4), ("u2", 2, "b", 6), ("u3", 9, "b", 1))
-    first = build(duckdb_warehouse, space_with(mural))
+@pytest.mark.parametrize("engine", ["duckdb_warehouse", pytest.param("snowflake_warehouse", marks=pytest.mark.snowflake)])
+def test_the_rows_of_the_query_are_the_report(request: pytest.FixtureRequest, engine: str, mural: Space) -> None:
+    warehouse: Warehouse = request.getfixturevalue(engine)
+    put(warehouse, ("u1", 1, "a", 4), ("u2", 2, "b", 6), ("u3", 9, "b", 1))
+    first = build(warehouse, space_with(mural))
     assert (first.rows, first.rows_before) == (2, None)
-    assert [(row["user_id"], row["boards"], row["half"]) for row in table(duckdb_warehouse)] == [("u1", 4, 2.0), ("u2", 6, 3.0)]
+    assert [(row["user_id"], row["boards"], row["half"]) for row in table(warehouse)] == [("u1", 4, 2.0), ("u2", 6, 3.0)]
     assert (first.labels, first.series) == (("2026-10-01", "2026-10-02"), {"boards": (4.0, 6.0), "half": (2.0, 3.0)})
-    put(duckdb_warehouse, ("u9", 3, "a", 1))
+    put(warehouse, ("u9", 3, "a", 1))
     changed = space_with(mural, "SELECT user_id, kind FROM product.rows", plot={"count_by": "kind"})
-    second = build(duckdb_warehouse, changed)
+    second = build(warehouse, changed)
     assert (second.rows, second.rows_before, second.labels, second.series) == (1, 2, ("a",), {"rows": (1.0,)})
-    assert table(duckdb_warehouse) == [{"user_id": "u9", "kind": "a"}]
-    builds = duckdb_warehouse.arrow(duckdb_warehouse.table(BUILDS.ref)).to_pylist()
+    assert table(warehouse) == [{"user_id": "u9", "kind": "a"}]
+    builds = warehouse.arrow(warehouse.table(BUILDS.ref)).to_pylist()
     assert [(row["asset"], row["rows"]) for row in builds] == [("activity", 1)]
 
 
