@@ -16,7 +16,7 @@ from typing import Final
 from cdp_assets.generate import generate, stored_end
 from cdp_assets.pipeline import Progress, RunReport, run_space
 from cdp_assets.space.home import Home
-from resources.instance import prepare_home
+from resources.instance import end_orphans, open_instance, prepare_home
 from resources.space import load
 from resources.warehouse.open import open_warehouse
 
@@ -49,6 +49,9 @@ def serve(home: Home, port: int, sandbox_port: int, say: Callable[[str], None]) 
             say(f"port {wanted} is in use; choose another one for {purpose} with --port or --sandbox-port")
             return 1
     prepare_home(home, SPACES)
+    with open_instance(home) as instance:
+        for run_id in end_orphans(instance):
+            say(f"run {run_id} was cut off when the UI was last stopped; it has failed, and its work is done anew")
     environment = {
         **os.environ,
         "CDP_HOME": str(home.root),

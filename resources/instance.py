@@ -33,6 +33,13 @@ concurrency:
   runs:
     max_concurrent_runs: 4
 
+run_coordinator:
+  module: dagster._core.run_coordinator.queued_run_coordinator
+  class: QueuedRunCoordinator
+  config:
+    # A run that may start waits a second, not the usual five: events have seconds to arrive.
+    dequeue_interval_seconds: 1
+
 schedules:
   use_threads: true
   num_workers: 2
@@ -68,6 +75,22 @@ def prepare_home(home: Home, space_names: Iterable[str]) -> None:
         for name in space_names:
             home.space(name).mkdir(parents=True, exist_ok=True)
             instance.event_log_storage.set_concurrency_slots(pool_of(name), 1)
+
+
+# Runs that a server started have it; those of a command run in the command's own process.
+_OF_A_SERVER = ".dagster/grpc_info"
+
+
+def end_orphans(instance: dg.DagsterInstance) -> list[str]:
+    """Fail runs in progress that an earlier server started: call it where no server runs. Their ids.
+
+    Stopping the UI in the middle of a run leaves it so; nobody would ever end it, and it holds its space's pool.
+    """
+    unfinished = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    orphans = [run for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)) if _OF_A_SERVER in run.tags]
+    for run in orphans:
+        instance.report_run_failed(run, "The server that ran it was stopped.")
+    return [run.run_id for run in orphans]
 
 
 def open_instance(home: Home) -> dg.DagsterInstance:

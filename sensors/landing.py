@@ -18,7 +18,7 @@ from resources.space import landing_folder, load
 from resources.warehouse import WarehouseError
 
 # A file touched this recently may still be written to; the next tick looks again.
-SETTLE = dt.timedelta(seconds=5)
+SETTLE = dt.timedelta(seconds=2)
 # A file server's clock may be ahead by so much. A time further in the future was set by hand and says nothing about writing.
 SKEW = dt.timedelta(minutes=5)
 
@@ -97,6 +97,10 @@ def build_landing_sensor(space: Space, directory: Path, home: Home) -> dg.Sensor
             return dg.SkipReason(f"the space does not validate: {error.problems[0]}")
         except (OSError, WarehouseError) as error:
             return dg.SkipReason(f"the landing folder cannot be listed: {type(error).__name__}")
+        # A run that has not begun takes in what has come since it was asked for; one that has begun may have missed it.
+        waiting = dg.RunsFilter(tags={"cdp/sensor": name}, statuses=[dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED])
+        if context.instance.get_runs_count(waiting):
+            return dg.SkipReason("a run that will take in the new files is waiting for its turn")
         now = dt.datetime.now(dt.UTC)
         decision = decide(loaded, files, context.cursor, built_partitions(context.instance, messages), now)
         if decision.skip:
