@@ -126,6 +126,7 @@ def request_of(loaded: Space, activation: Activation, *, run_id: str, **given: A
         now=dt.datetime.now(dt.UTC),
         consent_at=END_OF_TIME,
         active=frozenset(loaded.activations),
+        resend_unknown=activation.on_unknown == "resend",
         **given,
     )
 

@@ -954,6 +954,11 @@ class Activation(Model):
         description="Whether those present at the first sync are sent or recorded silently."
     )
     on_definition_change: Literal["hold", "send", "rebaseline"] = "hold"
+    on_unknown: Literal["hold", "resend"] = Field(
+        "hold",
+        description="Where nothing tells two sendings apart: what becomes of a message without an answer. resend only where the receiver "
+        "knows a repetition by its messageId.",
+    )
     schedule: Schedule | None = Field(None, description="Default: after each successful build of the audience.")
     max_age_minutes: int | None = Field(None, ge=1, description="Default: twice the audience's interval.")
     retry_for_days: int = Field(14, ge=1)

@@ -175,6 +175,19 @@ def test_what_the_destination_could_not_take_comes_again_and_nothing_twice(stage
     assert set(ids) == due(stage, END + 3 * HOUR)
 
 
+@pytest.mark.parametrize("policy", ["hold", "resend"])
+def test_what_got_no_answer_is_held_or_sent_again_as_the_activation_says(stage: Stage, policy: str) -> None:
+    (stage.directory / "activations" / "payments.yaml").write_text(f"{STREAM}on_unknown: {policy}\n")
+    stage.faults("kinesis", {"kind": "commit_then_drop", "nth": 1})
+    first = stage.run(END + HOUR).summary["activations"]["payments"]
+    assert first["unknown"] > 10
+    again = stage.run(END + 2 * HOUR)
+    counts, after = again.summary["activations"]["payments"], [one["messageId"] for one in sent(stage)]
+    assert set(after) == due(stage, END + 2 * HOUR)
+    twice = len(after) - len(set(after))
+    assert (counts["unknown"], twice) == ((first["unknown"], 0) if policy == "hold" else (0, first["unknown"]))
+
+
 def test_the_destinations_transformations_change_or_hold_back_what_it_gets(stage: Stage) -> None:
     folder = stage.directory / "transformations"
     folder.mkdir(exist_ok=True)
