@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cdp_assets.cli_support import CommandError, HomeOption, JsonOption, SpaceOption, open_space, out, require_known
+from cdp_assets.cli_support import CommandError, HomeOption, JsonOption, SpaceOption, err, open_space, out, require_known
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def test(
 ) -> None:
     """The exact request that an activation makes of one profile; with --send also the answer. The ledger does not change."""
     from cdp_assets.pipeline import sandbox_at
-    from cdp_assets.rehearsal import RehearsalError, rehearse, send_it, show_it
+    from cdp_assets.rehearsal import MOST_UNITS, RehearsalError, rehearse, send_it, show_it
     from resources.destinations import DestinationConfigError
 
     loaded, paths, opened = open_space(space, home)
@@ -39,6 +39,8 @@ def test(
             found = rehearse(warehouse, loaded, activation, profile, dt.datetime.now(dt.UTC), leaves=leaves)
         except RehearsalError as error:
             raise CommandError(str(error)) from None
+    if found.more:
+        err.print(f"the profile has more than {MOST_UNITS} units; these are the first", style="yellow")
     if found.operations:
         try:
             if send:

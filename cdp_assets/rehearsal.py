@@ -56,13 +56,15 @@ class Withheld:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was, or would be, sent. ``outcomes``: by unit, of a rehearsal that sent. ``personal``: payload fields to mask.
+    """What was, or would be, sent. ``outcomes``: by unit, of a rehearsal that sent. ``more``: there are
+    further units, which were left out. ``personal``: payload fields to mask.
     ``words``: of the action's settings, which are shown."""
 
     operations: tuple[Operation, ...]
     exchanges: tuple[Exchange, ...]
     outcomes: tuple[Outcome, ...]
     withheld: tuple[Withheld, ...]
+    more: bool
     personal: frozenset[str]
     words: frozenset[str]
 
@@ -84,7 +86,7 @@ def rehearse(warehouse: Warehouse, space: Space, key: str, profile: str, now: dt
     if activation.consent.subject != "none" and subjects:
         agreed = sendable(warehouse, space.graph, activation.consent.categories, LATEST, subjects)
     operations, withheld = [], []
-    for row in rows:
+    for row in rows[:MOST_UNITS]:
         if row["verdict"] != OK:
             withheld.append(Withheld(row["unit"], row["verdict"], row["detail"]))
         elif activation.consent.subject != "none" and row["canonical_segment_id"] not in agreed:
@@ -93,7 +95,7 @@ def rehearse(warehouse: Warehouse, space: Space, key: str, profile: str, now: dt
             operations.append(_operation(activation, row, operation, now))
     personal = personal_fields(activation, target_of(space, activation).key_field)
     words = frozenset(value for value in activation.settings.values() if isinstance(value, str))
-    return Rehearsal(tuple(operations), (), (), tuple(withheld), personal, words)
+    return Rehearsal(tuple(operations), (), (), tuple(withheld), len(rows) > MOST_UNITS, personal, words)
 
 
 def show_it(space: Space, key: str, found: Rehearsal) -> Rehearsal:
@@ -142,7 +144,7 @@ def _units(warehouse: Warehouse, space: Space, activation: Activation, profile: 
     own = payloads.filter(payloads.activation == activation.key)
     canonical = find_profile(warehouse, space.graph, profile, LATEST)
     mine = own.filter((own.canonical_segment_id == canonical) if canonical else (own.row_key == profile))
-    rows = warehouse.rows(mine.order_by("unit"), MOST_UNITS)
+    rows = warehouse.rows(mine.order_by("unit"), MOST_UNITS + 1)
     if not rows and activation.model:
         raise RehearsalError(f"the newest payloads of {activation.key} have no such row; give the value of its primary key")
     if not rows and canonical is None:

@@ -34,7 +34,7 @@ concurrency:
     max_concurrent_runs: 4
 
 run_coordinator:
-  module: dagster._core.run_coordinator.queued_run_coordinator
+  module: dagster
   class: QueuedRunCoordinator
   config:
     # A run that may start waits a second, not the usual five: events have seconds to arrive.

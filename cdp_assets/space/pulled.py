@@ -61,6 +61,10 @@ class PulledSource(Model):
                 raise ValueError(f"'{name}' is not among 'columns'")
         if taken := sorted(set(OWN_COLUMNS) & set(self.columns)):
             raise ValueError(f"every table has a column {taken[0]} already; call it otherwise")
+        if self.poll == "continuously" and self.type != "kinesis":
+            raise ValueError(
+                "only a stream can be looked at continuously: a listing always has its newest records; write poll: hourly"
+            )
         if event is not None and self.columns[event.timestamp] != "timestamp":
             raise ValueError(f"'{event.timestamp}' is no timestamp")
         return self

@@ -350,6 +350,18 @@ def body_of(response: httpx.Response) -> Any:
         return None
 
 
+def judge_status(response: httpx.Response) -> None:
+    """The :data:`Judge` of a system whose status says all: 2xx is a result, busy ones are tried again, 401 and 403 wait for a person."""
+    status = response.status_code
+    if response.is_success:
+        return
+    if status in (408, 429) or status >= 500:
+        raise TryAgainError(str(status), retry_after(response))
+    if status in (401, 403):
+        wait(f"auth:{status}", now() + AFTER_A_LOOK)
+    refuse(str(status))
+
+
 def judge_sign_in(response: httpx.Response) -> None:
     """The :data:`Judge` of an OAuth token endpoint: busy ones are tried again, a refusal waits for a person."""
     if response.status_code == 200:

@@ -41,7 +41,7 @@ from resources.destinations import (
     RateLimit,
 )
 from resources.destinations import http as wire
-from resources.destinations.http import CallFailedError, TryAgainError
+from resources.destinations.http import CallFailedError
 
 CAPABILITIES: Final = Capabilities(
     type="http",
@@ -160,14 +160,12 @@ class HttpDestination(Connector):
     # -- answers -----------------------------------------------------------------------------------------------------
 
     def _judge(self, response: httpx.Response) -> None:
-        status, success = response.status_code, self._settings.get("success")
-        if status in success if success else 200 <= status < 300:
+        success = self._settings.get("success")
+        if success and response.status_code in success:
             return
-        if status in (408, 429) or status >= 500:
-            raise TryAgainError(str(status), wire.retry_after(response))
-        if status in (401, 403):
-            wire.wait(f"auth:{status}", wire.now() + wire.AFTER_A_LOOK)
-        wire.refuse(str(status))
+        wire.judge_status(response)
+        if success:
+            wire.refuse(str(response.status_code))
 
     def _outcomes(self, operations: Sequence[Operation], response: httpx.Response) -> list[Outcome]:
         name = self._settings.get("results")

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import httpx
 import orjson
 
 from resources.destinations import (
@@ -27,7 +26,6 @@ from resources.destinations import (
     RateLimit,
 )
 from resources.destinations import http as wire
-from resources.destinations.http import TryAgainError
 
 IDENTIFIERS: Final = ("email", "vuid", "customer_id", "phone", "fs_user_id")  # [D]
 
@@ -70,7 +68,7 @@ class OptimizelyDestination(Connector):
         self._base = wire.base_url(connection, _HOSTS[region])
         self._key = wire.credentials(connection, "api_key")["api_key"]
         account = wire.account_of("optimizely", connection, self._base, CAPABILITIES.rates)
-        self._wire = wire.Wire(connection, account, _judge)
+        self._wire = wire.Wire(connection, account, wire.judge_status)
 
     def close(self) -> None:
         self._wire.close()
@@ -98,14 +96,3 @@ class OptimizelyDestination(Connector):
         }
         self._wire.call("POST", f"{self._base}/v3/profiles", writes=True, content=orjson.dumps(profiles), headers=headers)
         return [Outcome(operation.id, "delivered") for operation in operations]
-
-
-def _judge(response: httpx.Response) -> None:
-    status = response.status_code
-    if status in (200, 202):
-        return
-    if status in (408, 429) or status >= 500:
-        raise TryAgainError(str(status), wire.retry_after(response))
-    if status in (401, 403):
-        wire.wait(f"auth:{status}", wire.now() + wire.AFTER_A_LOOK)
-    wire.refuse(str(status))

@@ -12,12 +12,11 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Final
 
-import httpx
 import orjson
 
 from resources.destinations import Connection
 from resources.destinations import http as wire
-from resources.destinations.http import CallFailedError, TryAgainError
+from resources.destinations.http import CallFailedError
 from resources.sources import Page, Pulled, SourceError
 
 _HOST: Final = "https://app.satismeter.com"
@@ -39,7 +38,7 @@ class SatismeterReader:
         self._project = str(wire.setting(connection.settings, "project"))
         self._start = str(connection.settings.get("start", _BEGINNING))
         self._key = wire.credentials(connection, "api_key")["api_key"]
-        self._wire = wire.Wire(connection, wire.account_of("satismeter", connection, self._base, ()), _judge)
+        self._wire = wire.Wire(connection, wire.account_of("satismeter", connection, self._base, ()), wire.judge_status)
 
     def close(self) -> None:
         self._wire.close()
@@ -82,14 +81,3 @@ def _id(item: dict[str, Any]) -> str:
 def _before(instant: str) -> str:
     earlier = dt.datetime.fromisoformat(instant.replace("Z", "+00:00")) - _OVERLAP
     return earlier.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _judge(response: httpx.Response) -> None:
-    status = response.status_code
-    if status == 200:
-        return
-    if status in (408, 429) or status >= 500:
-        raise TryAgainError(str(status), wire.retry_after(response))
-    if status in (401, 403):
-        wire.wait(f"auth:{status}", wire.now() + wire.AFTER_A_LOOK)
-    wire.refuse(str(status))

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from cdp_assets import rehearsal
 from cdp_assets.activation_payloads.tables import PAYLOADS
 from cdp_assets.cli import app
 from cdp_assets.cli_support import CommandError
 from cdp_assets.destination_syncs.tables import DELIVERY_STATE, LEDGER
 from cdp_assets.unified_profiles.tables import identifiers_as_of
+from resources.space import load
 from tests.e2e.conftest import Stage
 
 
@@ -93,6 +95,15 @@ def test_an_entity_of_a_profile_has_its_record(owl_bank: Stage) -> None:
     assert one["entity_id"] in [record["Overdue_Card_Id__c"] for record in found["exchanges"][1]["body"]["input"]]
 
 
+def test_units_beyond_the_first_are_not_left_out_in_silence(owl_bank: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "MOST_UNITS", 0)
+    one = unit(owl_bank, "overdue_contacts")
+    space = load(owl_bank.directory)
+    with owl_bank.warehouse() as warehouse:
+        found = rehearsal.rehearse(warehouse, space, "overdue_contacts", one["canonical_segment_id"], owl_bank.now)
+    assert (found.more, found.operations) == (True, ())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -114,6 +125,4 @@ def test_what_cannot_be_sent_is_said(owl_bank: Stage, arguments: tuple[str, ...]
 
 
 def _graph(stage: Stage) -> Any:
-    from resources.space import load
-
     return load(stage.directory).graph

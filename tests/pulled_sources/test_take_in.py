@@ -219,6 +219,7 @@ def test_a_page_that_is_read_again_writes_the_same_file(duckdb_warehouse: Wareho
     ("change", "said"),
     [
         ({"key": "nothing"}, "'nothing' is not among 'columns'"),
+        ({"type": "satismeter", "poll": "continuously"}, "only a stream can be looked at continuously"),
         ({"columns": {**LEADS.columns, "shard": "string"}}, "has a column shard already"),
         ({"event": {"name": "X", "timestamp": "at"}}, "name the column that says who did it"),
         ({"event": {"name": "X", "user_id": "email", "timestamp": "visits"}}, "'visits' is no timestamp"),
