@@ -145,6 +145,8 @@ def _units(warehouse: Warehouse, space: Space, activation: Activation, profile: 
     canonical = find_profile(warehouse, space.graph, profile, LATEST)
     mine = own.filter((own.canonical_segment_id == canonical) if canonical else (own.row_key == profile))
     rows = warehouse.rows(mine.order_by("unit"), MOST_UNITS + 1)
+    if not rows and activation.events and canonical is not None:
+        raise RehearsalError(f"no event of the profile waits to be sent by {activation.key}, as the payloads were built")
     if not rows and activation.model:
         raise RehearsalError(f"the newest payloads of {activation.key} have no such row; give the value of its primary key")
     if not rows and canonical is None:

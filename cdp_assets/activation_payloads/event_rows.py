@@ -7,7 +7,7 @@ filters and transformations are.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ibis
@@ -42,44 +42,59 @@ def event_units(
 ) -> Iterator[Unit]:
     """The units, in order of their messages, without those that are dealt with.
 
-    A message without a person yet is withheld
-    (no_subject), and comes again. Raises PayloadError when a transformation of the destination cannot run.
+    A message without a person yet is withheld (no_subject), and comes again. Raises PayloadError when a transformation of the
+    destination cannot run.
     """
     stream = activation.events
     assert stream is not None
     judge = Judge(stream.where)
-    try:
-        transformed = for_destination(space.transformations, activation.destination)
-    except TransformationError as error:
-        raise PayloadError(f"activation {activation.key}: {error}") from None
+    sent = sent_messages(space, activation, judge)
     rows = _messages(warehouse, stream, judge, as_of, dealt_with)
     rows, traits = _with_people(warehouse, space, activation, rows, as_of, consent_as_of_instant, suppressed)
     for batch in warehouse.batches(rows.order_by("occurred_at", "received_at", "message_id"), BATCH_ROWS):
         for row in batch.to_pylist():
-            document = RowDocument(row)
-            refused, detail = "", ""
-            try:
-                if not judge(document):
-                    continue
-            except FqlError as error:
-                refused, detail = "filter", f"the condition has no answer: {error.cause}"
-            message: Mapping[str, Any] = {field: plain(document[field]) for field in COLUMNS if document[field] is not None}
-            if not refused:
-                changed = transformed(message, row["source"])
-                if isinstance(changed, Withheld):
-                    refused, detail = "filter", changed.detail
-                else:
-                    message = changed
+            found = sent(RowDocument(row), row["source"])
+            if found is None:
+                continue
+            message, detail = found
             person = {name: row[column] for column, name in traits.items() if row[column] is not None}
             yield event_unit(
                 activation,
                 message,
                 person,
                 subject=row["subject"],
-                refused=refused or _refusal(row),
+                refused="filter" if detail else _refusal(row),
                 detail=detail,
                 occurred_at=row["occurred_at"],
             )
+
+
+def sent_messages(
+    space: Space, activation: Activation, judge: Judge
+) -> Callable[[Mapping[str, Any], str | None], tuple[Mapping[str, Any], str] | None]:
+    """(message, source) -> the message as the destination gets it, and why it is held back ('': it is not); None for one that is not meant.
+
+    Raises PayloadError when a transformation of the destination cannot run.
+    """
+    try:
+        transformed = for_destination(space.transformations, activation.destination)
+    except TransformationError as error:
+        raise PayloadError(f"activation {activation.key}: {error}") from None
+
+    def sent(document: Mapping[str, Any], source: str | None) -> tuple[Mapping[str, Any], str] | None:
+        try:
+            if not judge(document):
+                return None
+            held_back = ""
+        except FqlError as error:
+            held_back = f"the condition has no answer: {error.cause}"
+        message = {field: plain(document[field]) for field in COLUMNS if document.get(field) is not None}
+        if held_back:
+            return message, held_back
+        changed = transformed(message, source)
+        return (message, changed.detail) if isinstance(changed, Withheld) else (changed, "")
+
+    return sent
 
 
 def _refusal(row: Mapping[str, Any]) -> str:

@@ -10,16 +10,18 @@ from typing import Any
 import orjson
 
 from cdp_assets.activation_payloads.audience_rows import Candidate
+from cdp_assets.activation_payloads.event_rows import sent_messages
 from cdp_assets.activation_payloads.mapping_kit.values import text
 from cdp_assets.activation_payloads.message import EntityRow, Member, plain
 from cdp_assets.activation_payloads.model_rows import ModelRow
 from cdp_assets.activation_payloads.rules import PayloadError, target_of
-from cdp_assets.activation_payloads.unit_payload import OK, UnitMapper, UnitPayload, audience_units, row_unit
+from cdp_assets.activation_payloads.unit_payload import OK, UnitMapper, UnitPayload, audience_units, event_unit, row_unit
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.activation_tests import Case
 from cdp_assets.space.documents import read_text, read_yaml
 from cdp_assets.space.models import Activation, ColumnSubject
 from cdp_assets.space.space import Problem, Space
+from cdp_assets.space.transforming import Judge
 
 _INSTANT = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)  # nothing in a payload depends on it
 
@@ -71,6 +73,14 @@ def _mapped(space: Space, activation: Activation, case: Case) -> Iterator[UnitPa
     mapper = UnitMapper(activation, target_of(space, activation), _INSTANT, "")
     if case.row is not None:
         yield mapper.map(row_unit(activation, _model_row(space, activation, case.row)))
+        return
+    if activation.events is not None:
+        message = {"messageId": "case", **{name: plain(value) for name, value in (case.message or {}).items()}}
+        found = sent_messages(space, activation, Judge(activation.events.where))(message, None)
+        if found is not None:
+            person = {**case.identifiers, **{name: plain(value) for name, value in case.traits.items()}}
+            refused = "filter" if found[1] else ""
+            yield mapper.map(event_unit(activation, found[0], person, subject="case", refused=refused, detail=found[1]))
         return
     context: dict[str, list[EntityRow]] = {}
     _gather(space.graph, case.entities, None, "", context)

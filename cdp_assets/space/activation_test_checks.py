@@ -37,7 +37,14 @@ def check_tests(
 def _misfits(activation: Activation, case: Case, graph: DataGraph | None) -> Iterator[tuple[Place, str, str]]:
     if (case.row is not None) != (activation.model is not None):
         source = "a model: it takes 'row'" if activation.model else "an audience: it takes identifiers, traits and entities"
+        source = "an event stream: it takes 'message', identifiers and traits" if activation.events else source
         yield (), f"the activation is of {source}", "give what the activation reads"
+        return
+    if (case.message is not None) != (activation.events is not None):
+        said = (
+            "the activation is of an event stream: it takes 'message'" if activation.events else "'message' is of an event stream"
+        )
+        yield (), said, "give what the activation reads"
         return
     if case.leaves and activation.trigger.when in ("enters", "upsert"):
         yield ("leaves",), f"with the trigger {activation.trigger.when} nothing is sent for who leaves", "remove the case"

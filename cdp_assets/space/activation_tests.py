@@ -22,11 +22,14 @@ class Case(Model):
         description="The rows that made the profile match, by relationship; rows below a row stand in it, under their relationship.",
     )
     row: dict[str, Any] | None = Field(None, description="Of a model's activation: a row of its query.")
+    message: dict[str, Any] | None = Field(
+        None, description="Of an event stream: the message; 'identifiers' and 'traits' are what is known of its profile."
+    )
     leaves: bool = Field(False, description="The payload for one who leaves, in place of the one for who is in.")
     expect: dict[str, Any] | Rows | None = Field(
         None, description="The payload; several, in order of the entities, where each entity gives one; [] for none."
     )
-    withheld: Literal["no_identifier", "no_subject", "invalid", "too_large"] | None = Field(
+    withheld: Literal["no_identifier", "no_subject", "invalid", "too_large", "filter"] | None = Field(
         None, description="In place of 'expect': why nothing may be sent."
     )
 
@@ -34,8 +37,10 @@ class Case(Model):
     def _one_expectation(self) -> Case:
         if (self.expect is None) == (self.withheld is None):
             raise ValueError("give exactly one of 'expect' and 'withheld'")
-        if self.row is not None and (self.identifiers or self.traits or self.entities):
+        if self.row is not None and (self.identifiers or self.traits or self.entities or self.message is not None):
             raise ValueError("'row' is of a model's activation; identifiers, traits and entities are of an audience's")
+        if self.message is not None and self.entities:
+            raise ValueError("an event has no matched entities; give its message, identifiers and traits")
         return self
 
 

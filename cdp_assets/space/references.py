@@ -283,6 +283,12 @@ def _histories(document: Document, graph: DataGraph, config: SpaceConfig) -> Ite
 
 def _source(document: Document, activation: Activation, keys: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
     if activation.events:
+        # An event is sent as it comes; computed traits are of the last build of audiences.
+        for index, trait in enumerate(activation.personalization.traits):
+            if trait in keys["traits"]:
+                line = document.line("personalization", "traits", index)
+                said = f"'{trait}' is a computed trait, and events are personalised with traits of identify calls"
+                yield Problem(document.file, line, said, "leave it out, or send an audience with the trait")
         return
     kind, key = ("audience", activation.audience) if activation.audience else ("model", activation.model)
     known = keys[f"{kind}s"]

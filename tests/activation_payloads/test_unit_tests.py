@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from cdp_assets.activation_payloads.unit_tests import failing_cases
 from cdp_assets.cli import app
+from cdp_assets.space.space import SpaceError
 from resources.space_folder import load
 
 SPACES = Path(__file__).parents[2] / "spaces"
@@ -87,3 +88,25 @@ def test_validate_runs_them(owl_bank: Path, tmp_path: Path) -> None:
     failed = CliRunner().invoke(app, arguments)
     assert failed.exit_code == 1
     assert "case 'the first overdue account is named'" in failed.stdout.replace("\n", " ")
+
+
+def test_cases_of_an_event_stream_go_through_its_condition_and_mapping(tmp_path: Path) -> None:
+    mural = Path(shutil.copytree(SPACES / "mural", tmp_path / "mural"))
+    edit(mural / "activations/qualified_leads.yaml", 'name = "Enterprise"', 'name = "Home"')
+    cases = mural / "tests/qualified_leads.yaml"
+    found = said(mural)
+    assert [line.split(" ")[0] for line in found] == [
+        f"tests/qualified_leads.yaml:{line_of(cases, 'another page')}",
+        f"tests/qualified_leads.yaml:{line_of(cases, 'nobody knows')}",
+    ]
+    assert '+     "page": "Home"' in found[0]
+    assert found[1].endswith("expected to be withheld (no_identifier), and it is sent")
+
+
+def test_events_are_not_personalised_with_computed_traits(tmp_path: Path) -> None:
+    mural = Path(shutil.copytree(SPACES / "mural", tmp_path / "mural"))
+    edit(mural / "activations/qualified_leads.yaml", "traits: [first_name,", "traits: [boards_created_30d, first_name,")
+    with pytest.raises(
+        SpaceError, match="'boards_created_30d' is a computed trait, and events are personalised with traits of identify"
+    ):
+        load(mural)
