@@ -1,8 +1,8 @@
 """The only module that imports private Dagster names, each behind one function with the reason why.
 
 Checked against dagster 1.13. When Dagster offers a public way, the function keeps its signature and its body becomes one line.
-What belongs here: writing check verdicts by partition, reading them back, requesting a backfill of exact partitions, and seeing
-whether one is under way. What does not: what is checked (``dagster_checks.py``) and when (``sensors/``).
+What belongs here: writing check verdicts by partition, reading them back, requesting a backfill of exact partitions, seeing
+whether one is under way, and what a run launcher is made of. What does not: what is checked (``dagster_checks.py``) and when (``sensors/``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
+from dagster._core.launcher.base import CheckRunHealthResult as CheckRunHealthResult
+from dagster._core.launcher.base import LaunchRunContext as LaunchRunContext
+from dagster._core.launcher.base import RunLauncher as RunLauncher
+from dagster._core.launcher.base import WorkerStatus as WorkerStatus
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord, AssetCheckExecutionRecordStatus
+from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import ConfigurableClass as ConfigurableClass
+from dagster._serdes.config_class import ConfigurableClassData as ConfigurableClassData
 
 # Says which partitions a verdict speaks about when Dagster stores it without one.
 META_PARTITIONS: Final = "cdp/partitions"
@@ -205,3 +212,17 @@ def running_backfills(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> 
     # Tags are compared here: an in-memory instance does not find backfills by tag.
     found = instance.get_backfills(filters=BulkActionsFilter(statuses=under_way))
     return [backfill.backfill_id for backfill in found if tags.items() <= backfill.tags.items()]
+
+
+# -- launching runs ----------------------------------------------------------------------------------------------------
+
+
+def execute_run_command(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
+    """The arguments of the ``dagster`` command that executes a run which has been created. Raises ValueError without an origin."""
+    if run.job_code_origin is None:
+        raise ValueError(f"run {run.run_id} does not say where its code is")
+    told = ExecuteRunArgs(
+        job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=instance.get_ref(), set_exit_code_on_failure=True
+    )
+    command = list(told.get_command_args())
+    return command[command.index("api") :]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from cdp_assets.space.home import Home
+from resources.run_launcher import TAG_WORKER, pid_of
 
 _DAGSTER_YAML = """\
 # Written when the home was made; edit freely, it is never overwritten.
@@ -40,12 +41,20 @@ run_coordinator:
     # A run that may start waits a second, not the usual five: events have seconds to arrive.
     dequeue_interval_seconds: 1
 
+run_launcher:
+  # Runs start in processes that wait with everything imported. Each takes 250 MB; 0 starts them when they are needed.
+  module: resources.run_launcher
+  class: WarmRunLauncher
+  config:
+    spares: 1
+
 schedules:
   use_threads: true
   num_workers: 2
 sensors:
   use_threads: true
-  num_workers: 2
+  # A sensor that waits for landing files takes one of them for a few seconds.
+  num_workers: 4
 
 retention:
   schedule:
@@ -77,17 +86,22 @@ def prepare_home(home: Home, space_names: Iterable[str]) -> None:
             instance.event_log_storage.set_concurrency_slots(pool_of(name), 1)
 
 
-# Runs that a server started have it; those of a command run in the command's own process.
+# Runs that a code server started have it; those of a command run in the command's own process.
 _OF_A_SERVER = ".dagster/grpc_info"
 
 
 def end_orphans(instance: dg.DagsterInstance) -> list[str]:
     """Fail runs in progress that an earlier server started: call it where no server runs. Their ids.
 
-    Stopping the UI in the middle of a run leaves it so; nobody would ever end it, and it holds its space's pool.
+    Stopping the UI in the middle of a run leaves it so; nobody would ever end it, and it holds its space's pool. A run whose own
+    process still lives is left alone.
     """
     unfinished = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    orphans = [run for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)) if _OF_A_SERVER in run.tags]
+    orphans = [
+        run
+        for run in instance.get_runs(dg.RunsFilter(statuses=unfinished))
+        if _OF_A_SERVER in run.tags or (TAG_WORKER in run.tags and pid_of(instance, run.run_id) is None)
+    ]
     for run in orphans:
         instance.report_run_failed(run, "The server that ran it was stopped.")
     return [run.run_id for run in orphans]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,18 +11,50 @@ from cdp_assets.activation_payloads.mapping_kit import validate_mapping
 from cdp_assets.space.confirmed import ConfirmedChange
 from cdp_assets.space.documents import read_text, read_yaml
 from cdp_assets.space.home import Home
-from cdp_assets.space.load import SPACE_FILE, Draft, load_space
+from cdp_assets.space.load import FOLDERS, SPACE_FILE, Draft, load_space
 from cdp_assets.space.space import Problem, Space, SpaceError
 from resources.destinations import DestinationConfigError
 from resources.destinations.registry import capabilities
 from resources.warehouse.open import expand
 
+# Of files with other endings loading sees the name alone.
+_READ = {*FOLDERS.values(), ".yaml", ".hcl", ".json"}
+# The newest reading of each folder, with the fingerprint of the bytes it was read from.
+_readings: dict[Path, tuple[str, Space]] = {}
+
 
 def load(directory: Path, *, judged: Sequence[ConfirmedChange] = (), draft: Draft | None = None) -> Space:
     """The space in ``directory``; mappings, and what activations say of consent, checked as well. Raises SpaceError.
 
-    ``judged`` and ``draft``: as of ``load_space``.
+    ``judged`` and ``draft``: as of ``load_space``. A folder in which no byte has changed since the process last read it is not
+    read again: sensors look at it every few seconds, and every step of a run.
     """
+    if judged or draft:
+        return _read(directory, judged, draft)
+    before = fingerprint(directory)
+    known, space = _readings.get(directory, ("", None))
+    if space is not None and known == before:
+        return space
+    space = _read(directory, judged, draft)
+    if fingerprint(directory) == before:
+        _readings[directory] = (before, space)
+    return space
+
+
+def fingerprint(directory: Path) -> str:
+    """Of the names of everything that loading looks at, and of the bytes of the files; '' for a folder that is not there."""
+    if not directory.is_dir():
+        return ""
+    digest = hashlib.sha256()
+    folders = [directory, *(directory / name for name in FOLDERS if (directory / name).is_dir())]
+    for path in (path for folder in folders for path in sorted(folder.iterdir())):
+        content = path.read_bytes() if path.suffix in _READ and path.is_file() else b""
+        digest.update(f"{path.relative_to(directory)}\0{path.is_dir()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _read(directory: Path, judged: Sequence[ConfirmedChange], draft: Draft | None) -> Space:
     space = load_space(directory, mapping_validator=validate_mapping, judged=judged, draft=draft)
     problems = [
         Problem(f"activations/{key}.yaml", 1, text, "map no such column, or name whose consent the rows need")

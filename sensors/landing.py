@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from resources.warehouse import WarehouseError
 
 # A file touched this recently may still be written to; the next tick looks again.
 SETTLE = dt.timedelta(seconds=2)
+# Where events have seconds to arrive, a tick looks for so long, and so often: the daemon comes round every five seconds.
+LOOK = dt.timedelta(seconds=4)
+AGAIN = dt.timedelta(seconds=0.5)
 # A file server's clock may be ahead by so much. A time further in the future was set by hand and says nothing about writing.
 SKEW = dt.timedelta(minutes=5)
 
@@ -85,26 +89,32 @@ def build_landing_sensor(space: Space, directory: Path, home: Home) -> dg.Sensor
     @dg.sensor(
         name=name,
         target=dg.AssetSelection.assets(*selection),
-        minimum_interval_seconds=5 if event_streams(space) else 30,
+        minimum_interval_seconds=1 if event_streams(space) else 30,
         default_status=dg.DefaultSensorStatus.RUNNING if space.config.automation == "on" else dg.DefaultSensorStatus.STOPPED,
         description="Takes in new landing files and resolves identities.",
     )
     def _tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        try:
-            loaded = load(directory)
-            files = list_landing(landing_folder(loaded, home))
-        except SpaceError as error:
-            return dg.SkipReason(f"the space does not validate: {error.problems[0]}")
-        except (OSError, WarehouseError) as error:
-            return dg.SkipReason(f"the landing folder cannot be listed: {type(error).__name__}")
         # A run that has not begun takes in what has come since it was asked for; one that has begun may have missed it.
         waiting = dg.RunsFilter(tags={"cdp/sensor": name}, statuses=[dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED])
         if context.instance.get_runs_count(waiting):
             return dg.SkipReason("a run that will take in the new files is waiting for its turn")
-        now = dt.datetime.now(dt.UTC)
-        decision = decide(loaded, files, context.cursor, built_partitions(context.instance, messages), now)
-        if decision.skip:
-            return dg.SkipReason(decision.skip)
+        built = built_partitions(context.instance, messages)
+        until = time.monotonic() + (LOOK.total_seconds() if event_streams(space) else 0)
+        while True:
+            try:
+                loaded = load(directory)
+                files = list_landing(landing_folder(loaded, home))
+            except SpaceError as error:
+                return dg.SkipReason(f"the space does not validate: {error.problems[0]}")
+            except (OSError, WarehouseError) as error:
+                return dg.SkipReason(f"the landing folder cannot be listed: {type(error).__name__}")
+            now = dt.datetime.now(dt.UTC)
+            decision = decide(loaded, files, context.cursor, built, now)
+            if not decision.skip:
+                break
+            if time.monotonic() >= until:
+                return dg.SkipReason(decision.skip)
+            time.sleep(AGAIN.total_seconds())
         tags = {TAG_AS_OF: format_instant(now), "cdp/sensor": name}
         partition_key: str | None = decision.partitions[0]
         if len(decision.partitions) > 1:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from resources.destinations.open import open_source
 from resources.sources import Reader, SourceError
 from resources.space import load
 
+# A tick looks for so long, and so often: the daemon comes round every five seconds.
+LOOK = dt.timedelta(seconds=4)
+PAUSE = dt.timedelta(seconds=1)
 # A reading that failed is started again after so long, although nothing else has come.
 AGAIN = dt.timedelta(minutes=1)
 
@@ -44,6 +48,14 @@ def news(reader: Reader, positions: Mapping[str, str]) -> str:
     return ""
 
 
+def _listen(reader: Reader, positions: Mapping[str, str]) -> str:
+    """``news``, waited for a little."""
+    until = time.monotonic() + LOOK.total_seconds()
+    while not (first := news(reader, positions)) and time.monotonic() < until:
+        time.sleep(PAUSE.total_seconds())
+    return first
+
+
 def positions_of(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, str]:
     """Up to where the newest reading came, from the event log."""
     event = instance.get_latest_materialization_event(asset)
@@ -63,7 +75,7 @@ def _sensor(space: Space, directory: Path, key: str) -> dg.SensorDefinition:
     @dg.sensor(
         name=name,
         target=dg.AssetSelection.assets(*selection),
-        minimum_interval_seconds=5,
+        minimum_interval_seconds=1,
         default_status=dg.DefaultSensorStatus.RUNNING if space.config.automation == "on" else dg.DefaultSensorStatus.STOPPED,
         description=f"Takes in what is new in {key}, and sends what follows from it.",
     )
@@ -81,7 +93,7 @@ def _sensor(space: Space, directory: Path, key: str) -> dg.SensorDefinition:
         except (KeyError, DestinationConfigError) as error:
             return dg.SkipReason(f"{key} cannot be opened: {error}")
         try:
-            first = news(reader, positions_of(context.instance, selection[0]))
+            first = _listen(reader, positions_of(context.instance, selection[0]))
         except SourceError as error:
             return dg.SkipReason(str(error))
         finally:

@@ -17,6 +17,8 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.lineage import Node as LineageNode
 from sqlglot.lineage import lineage
+from sqlglot.optimizer.qualify import qualify
+from sqlglot.optimizer.scope import Scope, build_scope
 
 from cdp_assets.activation_payloads.mapping_kit import reads
 from cdp_assets.activation_payloads.mapping_kit.validate import is_directive
@@ -55,8 +57,11 @@ def lineage_problems(space: Space, activation: Activation) -> list[str]:
     if not any(_about_people(space, table) for table in tree.find_all(exp.Table)):
         return []
     problems = []
-    for column in _mapped_columns(activation, model, tree):
-        source = _personal_source(space, tree, column, dialect)
+    columns = _mapped_columns(activation, model, tree)
+    # Of all columns at once: to qualify the query is most of the work.
+    scope = _scope(tree, dialect)
+    for column in columns:
+        source = _personal_source(space, scope, column, dialect)
         if source is not None:
             problems.append(
                 f"column {column} of model {model.key} {source}; use consent subject {{column, identifier_type}}, or leave it out"
@@ -73,19 +78,30 @@ def _mapped_columns(activation: Activation, model: SqlModel, tree: exp.Expr) -> 
     return sorted({path[1].lower() for path in read if path[0] == "properties"} | {model.primary_key.lower()})
 
 
-def _personal_source(space: Space, tree: exp.Expr, column: str, dialect: str) -> str | None:
-    """Where a column comes from, in words, when that is personal; None when it is not."""
+def _scope(tree: exp.Expr, dialect: str) -> Scope | None:
+    """The query with every column qualified by its table; None when that cannot be done."""
     try:
-        root = lineage(column, tree.copy(), {}, dialect=dialect)
+        return build_scope(qualify(tree.copy(), dialect=dialect, schema={}, validate_qualify_columns=False, identify=False))
     except (sqlglot.errors.SqlglotError, ValueError, KeyError):
-        return "cannot be traced to its tables (name it in the SELECT list instead of *)"
+        return None
+
+
+def _personal_source(space: Space, scope: Scope | None, column: str, dialect: str) -> str | None:
+    """Where a column comes from, in words, when that is personal; None when it is not."""
+    untraced = "cannot be traced to its tables (name it in the SELECT list instead of *)"
+    if scope is None:
+        return untraced
+    try:
+        root = lineage(column, scope.expression, {}, dialect=dialect, scope=scope, copy=False)
+    except (sqlglot.errors.SqlglotError, ValueError, KeyError):
+        return untraced
     for node in _traced(root):
         if isinstance(node.source, exp.Placeholder):
             return "cannot be traced to its tables (write TABLE.COLUMN)"
         if isinstance(node.source, exp.Table):
             name = node.name.split(".")[-1].strip('"').lower()
             if name == "*" and _about_people(space, node.source):
-                return "cannot be traced to its tables (name it in the SELECT list instead of *)"
+                return untraced
             if _personal_column(space, node.source, name):
                 return f"comes from {node.source.db.lower()}.{node.source.name.lower()}.{name}, which speaks about people"
     return None
