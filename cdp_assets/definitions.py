@@ -57,6 +57,7 @@ from resources.instance import pool_of  # noqa: E402
 from resources.space import SpaceResource, load  # noqa: E402
 from resources.warehouse import TableRef, Warehouse  # noqa: E402
 from schedules import build_schedules  # noqa: E402
+from schedules.freshness import with_freshness  # noqa: E402
 from sensors import build_sensors  # noqa: E402
 
 
@@ -78,7 +79,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
         *syncs.build_sync_assets(space, take_in_landing),
         *reports.build_report_assets(space),
     ]
-    return dg.Definitions(
+    definitions = dg.Definitions(
         assets=steps,
         # Its threshold is INFO; without it every step writes dozens of DEBUG lines to the terminal.
         loggers={"console": dg.colored_console_logger},
@@ -88,6 +89,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
         # One DuckDB file admits one process, and a process per step costs seconds; Snowflake takes many.
         executor=dg.in_process_executor if space.config.warehouse.type == "duckdb" else dg.multiprocess_executor,
     )
+    return with_freshness(space, definitions)
 
 
 def people(space: Space) -> list[dg.AssetsDefinition | dg.AssetSpec]:

@@ -35,6 +35,8 @@ from cdp_assets.dagster_internals import (
 
 # Runs that this launcher started have it.
 TAG_WORKER: Final = "cdp/worker"
+# What the names of the threads begin with that wait for a run's process.
+WATCH: Final = "watch run"
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("cdp_assets", "resources", "sensors", "schedules")
 
@@ -72,7 +74,8 @@ class WarmRunLauncher(RunLauncher[dg.DagsterInstance], ConfigurableClass):
         lock.touch()
         self._instance.add_run_tags(run.run_id, {TAG_WORKER: "own process"})
         worker = self._begin(line.encode())
-        threading.Thread(target=self._watch, args=(self._instance, run.run_id, worker), daemon=True).start()
+        told = (self._instance, run.run_id, worker)
+        threading.Thread(target=self._watch, args=told, name=f"{WATCH} {run.run_id}", daemon=True).start()
 
     def _begin(self, line: bytes) -> subprocess.Popen[bytes]:
         """Tell a waiting process what to run, and have another one wait in its place."""

@@ -1,4 +1,7 @@
-"""Activations that have a schedule of their own. One whose audience is too old builds it first, in the same run."""
+"""Activations that have a schedule of their own. One whose audience is too old builds it first, in the same run.
+
+In one run, what fails upstream keeps the sync from sending.
+"""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ from cdp_assets.dagster_support import asset_key
 from cdp_assets.space.models import Activation
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import window_of
-from schedules.audiences import build_keys, effective_schedule
+from schedules.audiences import build_keys, effective_schedule, pulled_hourly
 from schedules.ticks import built_as_of, cron_of, default_status, interval_minutes, overlapping, request
 
 
@@ -31,19 +34,26 @@ def build_activation_schedules(space: Space) -> list[dg.ScheduleDefinition]:
     return [_schedule(space, key, a) for key, a in space.activations.items() if a.schedule and a.enabled]
 
 
+def _pulled(space: Space, activation: Activation) -> list[dg.AssetKey]:
+    """Sources that the activation's model reads and no sensor looks at: what they hold now is what is sent, or nothing is."""
+    read = space.models[activation.model].depends_on if activation.model else ()
+    return [key for key in pulled_hourly(space) if key.path[-1] in read]
+
+
 def _schedule(space: Space, key: str, activation: Activation) -> dg.ScheduleDefinition:
     assert activation.schedule is not None
     name = f"{space.name}__sync_{key}"
     deliver = [asset_key(space.name, "activation_payloads", key), asset_key(space.name, "destination_syncs", key)]
     build = build_keys(space, {activation.audience}) if activation.audience else []
+    pulled = _pulled(space, activation)
 
     @dg.schedule(
         name=name,
         cron_schedule=cron_of(activation.schedule),
         execution_timezone=activation.schedule.timezone,
-        target=dg.AssetSelection.assets(*build, *deliver),
+        target=dg.AssetSelection.assets(*pulled, *build, *deliver),
         default_status=default_status(space.config),
-        description=f"Syncs {key}; builds its audience first when that is older than its max_age.",
+        description=f"Syncs {key}; builds its audience first when that is older than its max_age, and reads the sources of its model.",
     )
     def _tick(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         tick = context.scheduled_execution_time.astimezone(dt.UTC)
@@ -60,6 +70,6 @@ def _schedule(space: Space, key: str, activation: Activation) -> dg.ScheduleDefi
         if needs_build(space, activation, tick, built):
             yield request(name, tick, tick, [*build, *deliver], window.key)
         else:
-            yield request(name, tick, tick, deliver, None)
+            yield request(name, tick, tick, [*pulled, *deliver], None)
 
     return _tick

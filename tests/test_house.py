@@ -35,6 +35,7 @@ COMPOSITION = {
     "cdp_assets/dagster_checks.py",
     "resources/space.py",
     "resources/instance.py",
+    "resources/run_launcher.py",
     "resources/warehouse/duckdb.py",
     "resources/warehouse/snowflake.py",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,16 +14,24 @@ import pytest
 
 from cdp_assets.dagster_support import asset_key
 from cdp_assets.definitions import build_definitions
+from cdp_assets.space.home import Home
 from resources.destinations import Action, Connection, Operation
 from resources.destinations.registry import connect
 from resources.sandbox.server import sandbox
 from resources.space import load
 from schedules.audiences import pulled_hourly
+from sensors import landing, pulled_sources
 from sensors.landing import build_landing_sensor, event_streams
 from sensors.pulled_sources import build_pulled_source_sensors, followers
 
 MURAL = Path(__file__).parents[2] / "spaces" / "mural"
 SOURCE = asset_key("mural", "pulled_sources", "qualified_leads")
+
+
+@pytest.fixture(autouse=True)
+def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks do not wait for what nobody sends."""
+    monkeypatch.setattr(pulled_sources, "LOOK", dt.timedelta(0))
 
 
 @pytest.fixture
@@ -74,6 +83,29 @@ def test_a_record_that_no_reading_has_taken_in_asks_for_one(twins: str) -> None:
         assert again.run_key is not None and second in again.run_key
 
 
+def test_a_record_that_comes_during_a_tick_is_seen_by_it(twins: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulled_sources, "LOOK", dt.timedelta(seconds=60))
+    late = threading.Timer(1.5, put, (twins, 1))
+    late.start()
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert isinstance(tick(instance), dg.RunRequest)
+    late.join()
+
+
+def test_the_daily_reverse_etl_reads_the_source_of_its_model_in_the_same_run() -> None:
+    definitions = build_definitions(MURAL)
+    at = dt.datetime(2026, 10, 8, 5, tzinfo=dt.UTC)
+    with (
+        dg.instance_for_test() as instance,
+        dg.build_schedule_context(
+            instance, scheduled_execution_time=at, repository_def=definitions.get_repository_def()
+        ) as context,
+    ):
+        found = definitions.resolve_schedule_def("mural__sync_churn_report").evaluate_tick(context)
+    (asked,) = found.run_requests or ()
+    assert asked.asset_selection == followers(load(MURAL), "nps_responses")
+
+
 def test_a_source_that_cannot_be_read_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CDP_SANDBOX_URL", "http://127.0.0.1:1")
     with dg.DagsterInstance.ephemeral() as instance:
@@ -105,11 +137,23 @@ def test_other_sources_are_read_by_the_default_schedule(tmp_path: Path) -> None:
 
 
 def test_event_streams_go_with_the_landing_files_that_hold_them(tmp_path: Path) -> None:
-    from cdp_assets.space.home import Home
-
     space = load(MURAL)
     assert event_streams(space) == [
         asset_key("mural", "activation_payloads", "qualified_leads"),
         asset_key("mural", "destination_syncs", "qualified_leads"),
     ]
-    assert build_landing_sensor(space, MURAL, Home(tmp_path)).minimum_interval_seconds == 5
+    assert build_landing_sensor(space, MURAL, Home(tmp_path)).minimum_interval_seconds == 1
+
+
+def test_a_landing_file_that_comes_during_a_tick_is_seen_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing, "LOOK", dt.timedelta(seconds=60))
+    home = Home(tmp_path)
+    home.landing("mural").mkdir(parents=True)
+    late = threading.Timer(1.0, (home.landing("mural") / "a.jsonl").write_text, ("{}\n",))
+    late.start()
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = build_landing_sensor(load(MURAL), MURAL, home)(dg.build_sensor_context(instance=instance))
+    late.join()
+    assert isinstance(found, dg.SensorResult)
+    (asked,) = found.run_requests or ()
+    assert set(event_streams(load(MURAL))) <= set(asked.asset_selection or ())
