@@ -89,7 +89,9 @@ def _park(delivery: Delivery, report: DeliveryReport, reason: str, not_before: d
 
 def _batches(delivery: Delivery) -> Iterator[list[JournaledOperation]]:
     """Operations in order, cut by rows, bytes, and a key that is already in the batch."""
-    limits = delivery.destination.capabilities
+    known = delivery.destination.capabilities
+    many = known.bulk is not None and delivery.journal.count_pending(delivery.token) >= known.bulk.from_rows
+    limits = known.bulk if many and known.bulk else known
     batch: list[JournaledOperation] = []
     size = 0
     keys: set[str] = set()

@@ -51,6 +51,15 @@ _OPERATIONS = sa.Table(
     sa.Column("not_before", sa.DateTime),
 )
 
+# Asynchronous jobs at destinations that are not known to have ended.
+_JOBS = sa.Table(
+    "cdp_jobs",
+    _METADATA,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("account", sa.String(255), nullable=False),
+    sa.Column("job", sa.String(255), nullable=False),
+)
+
 ANSWERS = pa.schema(
     {
         "message_id": pa.string(),
@@ -102,6 +111,28 @@ def _sqlite_durability(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+@dataclass(frozen=True)
+class AccountJobs:
+    """The book of an account's asynchronous jobs, each change committed at once."""
+
+    engine: sa.Engine
+    account: str
+
+    def open(self) -> list[str]:
+        """Ids of the jobs that are not known to have ended, oldest first."""
+        query = sa.select(_JOBS.c.job).where(_JOBS.c.account == self.account).order_by(_JOBS.c.number)
+        with self.engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
+    def began(self, job: str) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(_JOBS.insert(), {"account": self.account, "job": job})
+
+    def ended(self, job: str) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(_JOBS.delete().where(_JOBS.c.account == self.account, _JOBS.c.job == job))
 
 
 class Journal:
@@ -189,7 +220,18 @@ class Journal:
             connection.execute(_OPERATIONS.delete().where(_OPERATIONS.c.token == token))
             connection.execute(_SYNCS.delete().where(_SYNCS.c.token == token))
 
+    def jobs(self, account: str) -> AccountJobs:
+        """The book of an account's asynchronous jobs."""
+        return AccountJobs(self._engine, account)
+
     # -- operations ----------------------------------------------------------------------------------------------
+
+    def count_pending(self, token: str) -> int:
+        """Number of operations not sent yet."""
+        c = _OPERATIONS.c
+        query = sa.select(sa.func.count()).where(c.token == token, c.state == "planned")
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar() or 0)
 
     def pending(self, token: str, page: int = 5_000) -> Iterator[JournaledOperation]:
         """Operations not sent yet, in order. Pages are read as they are used, so rows may be answered meanwhile."""

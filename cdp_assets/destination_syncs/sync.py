@@ -63,6 +63,7 @@ def deliver(request: SyncRequest, planned: PlannedSync, around: Surroundings) ->
     action = Action(request.activation.action, request.activation.settings)
     destination = around.connect()
     try:
+        destination.remember(around.journal.jobs(request.account))
         return delivering.deliver(
             Delivery(
                 journal=around.journal,

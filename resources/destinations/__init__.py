@@ -39,12 +39,22 @@ class RateLimit:
 
 
 @dataclass(frozen=True)
+class Bulk:
+    """A way for many records: a sync of ``from_rows`` operations or more is cut into batches of these sizes instead."""
+
+    from_rows: int
+    batch_rows: int
+    batch_bytes: int
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a destination can do, as data.
 
     ``resend``: is the same operation safe to send twice (set, upsert), unsafe (append), or to be looked up first (insert_only)?
     ``attribution``: how an answer names the records that failed. ``retract``: how a withdrawal of consent is carried out.
-    ``fields``: per object, the rules of known fields; an object with ``"*"`` accepts unknown fields.
+    ``fields``: per object, the rules of known fields; an object with ``"*"`` accepts unknown fields. ``bulk``: the destination
+    takes large batches as asynchronous jobs; its connector then keeps the book of :meth:`Connector.remember`.
     """
 
     type: str
@@ -57,6 +67,7 @@ class Capabilities:
     rates: tuple[RateLimit, ...] = ()
     daily_calls: int | None = None
     concurrency: int = 1
+    bulk: Bulk | None = None
     fields: Mapping[str, Mapping[str, FieldRule]] = field(default_factory=dict)
     default_key_fields: Mapping[str, str] = field(default_factory=dict)
     evidence: str = ""
@@ -104,6 +115,21 @@ class Connection:
     base_url: str | None = None
 
 
+class JobBook(Protocol):
+    """The asynchronous jobs of an account that are not known to have ended, kept through crashes.
+
+    A job is noted before its data are sent, so that no second one is begun while the first may still write older values.
+    """
+
+    def open(self) -> list[str]:
+        """Ids of the jobs, oldest first."""
+        ...
+
+    def began(self, job: str) -> None: ...
+
+    def ended(self, job: str) -> None: ...
+
+
 class Destination(Protocol):
     """A connector bound to one account. Use as a context manager; not thread-safe."""
 
@@ -111,6 +137,10 @@ class Destination(Protocol):
 
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         """Send one batch (within the capabilities' caps, one operation per key). One outcome per operation, in any order."""
+        ...
+
+    def remember(self, jobs: JobBook) -> None:
+        """Keep asynchronous jobs in this book; called once, before the first batch."""
         ...
 
     def close(self) -> None: ...
@@ -124,9 +154,14 @@ class Connector(ABC):
     """Base of the connectors: a context manager that closes itself, and refuses actions that it does not have."""
 
     capabilities: Capabilities
+    jobs: JobBook | None = None
 
     @abstractmethod
     def close(self) -> None: ...
+
+    def remember(self, jobs: JobBook) -> None:
+        """Keep asynchronous jobs in this book."""
+        self.jobs = jobs
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,8 @@
-"""Salesforce: upsert of sObject rows by external id, with the Collections resource.
+"""Salesforce: upsert of sObject rows by external id: few with the Collections resource, many as jobs of Bulk API 2.0.
 
 Membership is a checkbox field (``flag_field``); a retract sets it to false on an existing row and never makes one.
-Settings of the connection: ``my_domain`` (host of the organisation, live), ``api_version``, ``quota_share``;
+Settings of the connection: ``my_domain`` (host of the organisation, live), ``api_version``, ``quota_share``, ``bulk_from_rows``
+(a sync of so many operations goes in bulk; 0: never), ``bulk_wait_minutes`` (for the end of a job; longer ones are looked at again);
 ``grant`` (``client_credentials`` or ``jwt``) and, of jwt, ``audience`` (``https://test.salesforce.com`` for a sandbox organisation).
 Credentials: ``client_id``, ``client_secret`` of a connected app; of jwt ``client_id``, ``username`` and ``private_key`` (PEM).
 Settings of the action: ``object``, ``key_field`` (an external id field), ``flag_field``.
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -29,11 +31,14 @@ from resources.destinations import (
     Connector,
     DestinationConfigError,
     FieldRule,
+    JobBook,
     Operation,
     Outcome,
+    salesforce_bulk,
 )
 from resources.destinations import http as wire
 from resources.destinations.http import CallFailedError, TokenExpiredError, TryAgainError
+from resources.destinations.salesforce_bulk import BULK
 
 _TEXT = {n: FieldRule("string", max_length=n) for n in (40, 80, 128, 255, 32_000)}
 _PERSON = {
@@ -61,6 +66,7 @@ CAPABILITIES: Final = Capabilities(
     rates=(),  # no rate per second is published; the quota is the organisation's day [D]
     daily_calls=100_000,  # [M] Enterprise Edition's base; the answers' Sforce-Limit-Info header decides
     concurrency=1,
+    bulk=BULK,
     fields={
         "Account": {
             "Name": FieldRule("string", required=True, max_length=255),
@@ -101,6 +107,14 @@ _AUDIENCE: Final = "https://login.salesforce.com"  # [C]
 _ASSERTION_LIFE: Final = dt.timedelta(minutes=3)  # [C]
 
 
+def capabilities_of(action: str, settings: Mapping[str, Any]) -> Capabilities:
+    """With the connection's own threshold of bulk. Raises :class:`DestinationConfigError` for one that is no number."""
+    from_rows = settings.get("bulk_from_rows", BULK.from_rows)
+    if not isinstance(from_rows, int) or isinstance(from_rows, bool) or from_rows < 0:
+        raise DestinationConfigError("settings.bulk_from_rows is a number of rows, 0 for never")
+    return replace(CAPABILITIES, bulk=replace(BULK, from_rows=from_rows) if from_rows else None)
+
+
 def connect(connection: Connection) -> SalesforceDestination:
     """A connector to the organisation. Raises :class:`DestinationConfigError`."""
     return SalesforceDestination(connection)
@@ -112,6 +126,9 @@ class SalesforceDestination(Connector):
     capabilities = CAPABILITIES
 
     def __init__(self, connection: Connection) -> None:
+        self.capabilities = capabilities_of("upsert", connection.settings)
+        patience = connection.settings.get("bulk_wait_minutes")
+        self._patience = dt.timedelta(minutes=float(patience)) if patience is not None else None
         host = connection.settings.get("my_domain")
         if connection.mode == "live" and not host:
             raise DestinationConfigError("a live Salesforce connection needs settings.my_domain, e.g. acme.my.salesforce.com")
@@ -142,6 +159,10 @@ class SalesforceDestination(Connector):
         if not all(_NAME.match(name) for name in (object, key_field)):
             raise DestinationConfigError("object and key_field are API names")
         writes, retracts, outcomes = wire.split(operations, flag_field)
+        bulk = self.capabilities.bulk
+        if bulk and self.jobs and len(writes) >= min(bulk.from_rows, bulk.batch_rows):
+            done, writes = self._in_bulk(self.jobs, object, key_field, flag_field, writes)
+            outcomes += done
         for start in range(0, len(writes), CAPABILITIES.batch_rows):
             outcomes += self._upsert(object, key_field, flag_field, writes[start : start + CAPABILITIES.batch_rows])
         outcomes += [self._retract(object, key_field, flag_field, operation) for operation in retracts]
@@ -157,6 +178,18 @@ class SalesforceDestination(Connector):
             return wire.failed(operations, CallFailedError("unknown", "answer_not_understood"))
         return [_row_outcome(operation, item) for operation, item in zip(operations, items, strict=True)]
 
+    def _in_bulk(
+        self, jobs: JobBook, object: str, key_field: str, flag_field: str | None, operations: Sequence[Operation]
+    ) -> tuple[list[Outcome], list[Operation]]:
+        """(outcomes, what is left for Collections: rows that CSV cannot say, and rows that the job did not come to)."""
+        rows = [(o, wire.record_of(o, key_field, flag_field)) for o in operations]
+        fitting = [(o, record) for o, record in rows if salesforce_bulk.fits(record)]
+        if not fitting:
+            return [], list(operations)
+        ingest = salesforce_bulk.IngestJobs(self._api, jobs, _bulk_row_outcome, self._patience)
+        outcomes, refused = ingest.upsert(object, key_field, fitting)
+        return outcomes, [*refused, *(o for o, record in rows if not salesforce_bulk.fits(record))]
+
     def _retract(self, object: str, key_field: str, flag_field: str | None, operation: Operation) -> Outcome:
         """One row at a time: only the single-row resource can be told not to create [D]."""
         path = f"sobjects/{object}/{key_field}/{quote(operation.key, safe='')}?updateOnly=true"
@@ -170,10 +203,12 @@ class SalesforceDestination(Connector):
         return Outcome(operation.id, "delivered")
 
     def _patch(self, path: str, body: Any, operations: Sequence[Operation]) -> Any:
-        self._wire.ready()
         headers = {"Content-Type": "application/json", "Idempotency-Key": wire.idempotency_key(operations)}
-        url = f"{self._account.url}/services/data/v{self._version}/{path}"
-        return wire.body_of(self._wire.call("PATCH", url, writes=True, content=orjson.dumps(body), headers=headers))
+        return wire.body_of(self._api("PATCH", path, writes=True, content=orjson.dumps(body), headers=headers))
+
+    def _api(self, method: str, path: str, **request: Any) -> httpx.Response:
+        self._wire.ready()
+        return self._wire.call(method, f"{self._account.url}/services/data/v{self._version}/{path}", **request)
 
     # -- sign-in -----------------------------------------------------------------------------------------------------
 
@@ -250,6 +285,14 @@ def _row_outcome(operation: Operation, item: Any) -> Outcome:
     if all(_may_pass_later(code, error) for code, error in zip(codes, errors or [{}], strict=True)):
         return CallFailedError("waiting", reason).outcome(operation)
     return Outcome(operation.id, "rejected", reason)
+
+
+def _bulk_row_outcome(operation: Operation, code: str, message: str) -> Outcome:
+    """Of a row of a job's failed results: code, and ``text:fields --`` [C]."""
+    fields = message.rpartition(":")[2].removesuffix("--").split(",")
+    names = [name.strip() for name in fields if _NAME.match(name.strip())]
+    error = {"statusCode": code, "message": message, "fields": names}
+    return _row_outcome(operation, {"success": False, "errors": [error]})
 
 
 def _may_pass_later(code: str, error: dict[str, Any]) -> bool:

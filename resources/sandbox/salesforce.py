@@ -1,8 +1,8 @@
-"""The Salesforce twin: OAuth, sObject rows, Collections, describe, limits and simple SOQL of one organisation.
+"""The Salesforce twin: OAuth, sObject rows, Collections, ingest jobs, describe, limits and simple SOQL of one organisation.
 
 Schema: the standard fields of Account, Contact and Lead below; every other field must end in ``__c``, and every object whose name
 ends in ``__c`` exists, with ``Name``, ``OwnerId`` and any ``__c`` field. Any ``__c`` field can be an external id and is then unique.
-Not here: Bulk API 2.0, SOAP, relationships by external id.
+Not here: SOAP, relationships by external id.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any, Final
 import orjson
 
 from resources.sandbox import CLIENT_ID, CLIENT_SECRET
-from resources.sandbox.store import Record, fold
+from resources.sandbox.salesforce_bulk import ROUTES, IngestJobs, RowResult
+from resources.sandbox.store import Record, Store, fold
 from resources.sandbox.twin import Answer, Call, MalformedError, Twin, bearer
 
 ORGANISATION_ID: Final = "00D000000000001EAA"
@@ -102,7 +103,8 @@ class SalesforceTwin(Twin):
     system = "salesforce"
     title = "Salesforce"
     sign_in = "/services/oauth2/"
-    limits = {"daily": 100_000}
+    # bulk_milliseconds: from closing an ingest job to its work.
+    limits = {"daily": 100_000, "bulk_milliseconds": 300}
     routes = (
         ("POST", "/services/oauth2/token", "token"),
         ("GET", "/services/data/{version}/limits", "show_limits"),
@@ -118,7 +120,12 @@ class SalesforceTwin(Twin):
         ("POST", "/services/data/{version}/composite/sobjects", "collections_create"),
         ("PATCH", "/services/data/{version}/composite/sobjects", "collections_update"),
         ("PATCH", "/services/data/{version}/composite/sobjects/{object}/{field}", "collections_upsert"),
+        *ROUTES,
     )
+
+    def __init__(self, store: Store) -> None:
+        self._jobs = IngestJobs(store, self.system, self._upsert_rows, _no_job_for, _field_type)
+        super().__init__(store)
 
     def handle(self, call: Call) -> Answer:
         if len(call.path) > 1 and call.path.endswith(
@@ -145,6 +152,7 @@ class SalesforceTwin(Twin):
     def _answer(self, call: Call) -> Answer:
         if call.method in ("POST", "PATCH") and call.content_type != "application/json":
             return _error(415, "UNSUPPORTED_MEDIA_TYPE", "The content type is not supported")
+        self._jobs.work(call.at)
         try:
             answer = self.dispatch(call)
         except MalformedError:
@@ -449,8 +457,72 @@ class SalesforceTwin(Twin):
             items[n] = {"id": id or next(new), "success": True, "errors": [], **created}
         return Answer(200, items)
 
+    # -- ingest jobs -------------------------------------------------------------------------------------------------
+
+    def bulk_create(self, call: Call) -> Answer:
+        return self._jobs.create(call)
+
+    def bulk_list(self, call: Call) -> Answer:
+        return self._jobs.list(call)
+
+    def bulk_show(self, call: Call) -> Answer:
+        return self._jobs.show(call)
+
+    def bulk_change(self, call: Call) -> Answer:
+        return self._jobs.change(call, self.limit("bulk_milliseconds") / 1000)
+
+    def bulk_delete(self, call: Call) -> Answer:
+        return self._jobs.delete(call)
+
+    def bulk_upload(self, call: Call) -> Answer:
+        return self._jobs.upload(call)
+
+    def bulk_results(self, call: Call) -> Answer:
+        return self._jobs.results(call)
+
+    def _upsert_rows(
+        self, object: str, field: str, rows: list[dict[str, Any]], hit: list[bool], at: dt.datetime
+    ) -> list[RowResult]:
+        """Upsert of rows with different keys, as a job does it."""
+        found = self.store.find(self.system, object, field, [row[field] for row in rows if row.get(field) not in (None, "")])
+        results: list[RowResult] = []
+        for row, fails in zip(rows, hit, strict=True):
+            matches = found.get(fold(row[field]), []) if row.get(field) not in (None, "") else []
+            errors = (
+                [] if row.get(field) not in (None, "") else [_item_error("MISSING_ARGUMENT", f"{field} not specified", [field])]
+            )
+            if len(matches) > 1:
+                errors = [_item_error("DUPLICATE_EXTERNAL_ID", "A user-specified external id matches several records", [field])]
+            errors = errors or _validate(_schema_of(object) or {}, row, creating=not matches)
+            if fails and not errors:
+                errors = [_item_error("UNABLE_TO_LOCK_ROW", "unable to obtain exclusive access to this record")]
+            if errors:
+                first = errors[0]
+                results.append(RowResult(error=f"{first['statusCode']}:{first['message']}:{','.join(first['fields'])} --"))
+            elif matches:
+                self.store.put(self.system, object, [(matches[0].id, {**matches[0].fields, **row})], at)
+                results.append(RowResult(id=matches[0].id))
+            else:
+                results.append(RowResult(id=self._insert(object, [row], at)[0], created=True))
+        return results
+
 
 # -- schema -----------------------------------------------------------------------------------------------------------
+
+
+def _no_job_for(object: str, field: str) -> str:
+    """Why an upsert job of this object by this field cannot be; nothing when it can."""
+    if _schema_of(object) is None:
+        return f"Unable to find object: {object}"
+    return "" if _is_key_field(object, field) else f"InvalidIdField: {field} is no external id"
+
+
+def _field_type(object: str, name: str) -> str | None:
+    """Type of a field as CSV needs it: any of custom fields, None of one that the object does not have."""
+    schema = _schema_of(object) or {}
+    if name in schema:
+        return schema[name].type
+    return "any" if _CUSTOM_NAME.match(name) else None
 
 
 def _schema_of(object: str) -> dict[str, _Field] | None:

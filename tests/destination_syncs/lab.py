@@ -27,7 +27,7 @@ from cdp_assets.unified_profiles.tables import (
     external_id_mapping_updates,
     id_graph_updates,
 )
-from resources.destinations import Action, Capabilities, Operation, Outcome
+from resources.destinations import Action, Capabilities, JobBook, Operation, Outcome
 from resources.warehouse import Warehouse, naive_utc
 
 START = dt.datetime(2026, 3, 1, 6, 0, tzinfo=dt.UTC)
@@ -70,6 +70,9 @@ class FakeDestination:
         else:
             self.records[operation.key] = dict(operation.payload)
         return Outcome(operation.id, "delivered")
+
+    def remember(self, jobs: JobBook) -> None:
+        pass
 
     def close(self) -> None:
         pass

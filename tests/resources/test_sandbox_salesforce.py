@@ -333,3 +333,45 @@ def test_simple_salesforce_recognises_an_expired_session(client, twins) -> None:
     stranger = Salesforce(session_id="spent", instance_url="https://sandbox.local", session=client.session, version="61.0")
     with pytest.raises(SalesforceExpiredSession):
         stranger.query("SELECT Id FROM Contact")
+
+
+def test_simple_salesforce_carries_out_a_bulk_job(client, twins) -> None:
+    twins.limit("salesforce", bulk_milliseconds=0)
+    rows = [
+        {"CDP_Id__c": "k1", "LastName": "Nováková, J."},
+        {"CDP_Id__c": "k2", "LastName": ""},
+        {"CDP_Id__c": "k3", "LastName": "#N/A"},
+    ]
+    (result,) = client.bulk2.Contact.upsert(records=rows, external_id_field="CDP_Id__c", wait=0.01)
+    assert (result["numberRecordsTotal"], result["numberRecordsFailed"]) == (3, 2)
+    job = result["job_id"]
+    assert "k1" in client.bulk2.Contact.get_successful_records(job)
+    failed = client.bulk2.Contact.get_failed_records(job)
+    assert "REQUIRED_FIELD_MISSING" in failed
+    assert "k2" in failed
+    assert client.Contact.get_by_custom_id("CDP_Id__c", "k1")["LastName"] == "Nováková, J."
+
+
+def test_an_ingest_job_keeps_to_its_states(twins) -> None:
+    twins.limit("salesforce", bulk_milliseconds=0)
+    jobs = f"{DATA}/jobs/ingest"
+    wanted = {"object": "Contact", "operation": "upsert", "externalIdFieldName": "CDP_Id__c", "contentType": "CSV"}
+    csv = {**twins.salesforce(), "Content-Type": "text/csv"}
+    made = send(twins, "POST", jobs, json=wanted).json()
+    assert (made["state"], made["id"][:3]) == ("Open", "750")
+    one = f"{jobs}/{made['id']}"
+    assert send(twins, "PUT", f"{one}/batches", json={}).status_code == 415
+    assert send(twins, "GET", f"{one}/successfulResults").status_code == 400
+    assert send(twins, "DELETE", one).status_code == 400
+    uploaded = send(twins, "PUT", f"{one}/batches", headers=csv, content=b"CDP_Id__c,LastName\nk1,Lee\n")
+    assert (uploaded.status_code, uploaded.content) == (201, b"")
+    # Exactly once: a second upload spoils the job.
+    assert send(twins, "PUT", f"{one}/batches", headers=csv, content=b"CDP_Id__c,LastName\nk1,Lee\n").status_code == 201
+    spoilt = send(twins, "PATCH", one, json={"state": "UploadComplete"})
+    assert (spoilt.status_code, spoilt.json()[0]["errorCode"]) == (400, "INVALIDJOB")
+    assert send(twins, "PATCH", one, json={"state": "Aborted"}).json()["state"] == "Aborted"
+    assert send(twins, "PATCH", one, json={"state": "UploadComplete"}).status_code == 400
+    assert send(twins, "DELETE", one).status_code == 204
+    assert send(twins, "GET", one).status_code == 404
+    assert send(twins, "POST", jobs, json={**wanted, "externalIdFieldName": "FirstName"}).status_code == 400
+    assert twins.records("salesforce", "Contact") == []
