@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Iterator
 
-from resources.destinations import Capabilities, FieldRule
+from resources.destinations import Bulk, Capabilities, FieldRule
 from resources.destinations.registry import CONNECTORS, capabilities
 
 _RESEND = {
@@ -73,6 +73,7 @@ def _paragraphs(text: str) -> str:
 def _limits(found: Capabilities) -> str:
     rows = [
         ("records in a call", f"{found.batch_rows:,}, at most {found.batch_bytes:,} bytes"),
+        *([("many records", _bulk(found.bulk))] if found.bulk else []),
         ("pace", "; ".join(f"{rate.calls:,} calls in {rate.seconds:g} s" for rate in found.rates) or "as the system answers"),
         ("calls a day", f"{found.daily_calls:,}, shared with other integrations" if found.daily_calls else "no limit known"),
         ("sent twice", _RESEND[found.resend]),
@@ -80,6 +81,11 @@ def _limits(found: Capabilities) -> str:
         ("a withdrawal", _RETRACT[found.retract]),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
+
+
+def _bulk(bulk: Bulk) -> str:
+    """A sync of many records goes as jobs."""
+    return f"a sync of {bulk.from_rows:,} or more goes as asynchronous jobs of up to {bulk.batch_rows:,} records"
 
 
 def _fields(found: Capabilities) -> Iterator[str]:

@@ -158,7 +158,7 @@ class IngestJobs:
         """The job's state when it has ended, or after all patience."""
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_result(lambda state: state not in _ENDED and state != "Open"),
-            wait=tenacity.wait_exponential(multiplier=0.25, max=15),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=15),
             stop=tenacity.stop_after_delay(self._patience),
             retry_error_callback=lambda last: last.outcome.result() if last.outcome else "InProgress",
         )

@@ -56,7 +56,8 @@ class FakeDestination:
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         keys = [operation.key for operation in operations]
         assert len(set(keys)) == len(keys), "a key twice in one batch"
-        assert len(operations) <= self.capabilities.batch_rows
+        bulk = self.capabilities.bulk
+        assert len(operations) <= (bulk.batch_rows if bulk else self.capabilities.batch_rows)
         self.batches.append(keys)
         step = self.script.pop(0) if self.script else None
         if step is not None:

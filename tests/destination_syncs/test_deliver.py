@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 
 from cdp_assets.destination_syncs.deliver import Delivery, DeliveryReport, deliver
 from cdp_assets.destination_syncs.journal import Journal
-from resources.destinations import Action, DestinationConfigError, Operation, Outcome
+from resources.destinations import Action, Bulk, DestinationConfigError, Operation, Outcome
 from tests.destination_syncs.lab import START, Crash, FakeDestination, all_answer, capabilities, crash, no_answer
 
 TOKEN = "sync-1"
@@ -53,6 +54,35 @@ def test_batches_keep_order_size_and_one_key_once(journal: Journal) -> None:
     report = send(journal, destination)
     assert destination.batches == [["a", "b"], ["a", "c", "d"], ["e"]]
     assert (report.batches, report.statuses) == (3, {"delivered": 6})
+
+
+@pytest.mark.parametrize(("pending", "batches"), [(3, [2, 1]), (4, [4]), (9, [5, 4])])
+def test_many_operations_are_cut_into_the_batches_of_bulk(journal: Journal, pending: int, batches: list[int]) -> None:
+    fill(journal, [f"k{n}" for n in range(pending)])
+    asked: list[int] = []
+
+    def consent_now(people: Sequence[str]) -> Sequence[str]:
+        asked.append(len(people))
+        return people
+
+    limits = dataclasses.replace(capabilities(rows=2), bulk=Bulk(from_rows=4, batch_rows=5, batch_bytes=10_000))
+    destination = FakeDestination(limits)
+    send(journal, destination, consent_now=consent_now)
+    assert [len(batch) for batch in destination.batches] == batches
+    # Consent is asked for each of them, right before it goes.
+    assert asked == batches
+
+
+def test_the_book_of_jobs_outlives_the_process(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'journal.sqlite'}"
+    with Journal(url) as journal:
+        book = journal.jobs("acme")
+        for job in ("b", "a", "c"):
+            book.began(job)
+        book.ended("a")
+        journal.jobs("other").began("z")
+    with Journal(url) as journal:
+        assert journal.jobs("acme").open() == ["b", "c"]
 
 
 def test_a_batch_ends_before_it_is_too_large(journal: Journal) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults.killing import Points, every_point, in_child, names_of
-from tests.faults.world import HTTP, SYSTEMS, World
+from tests.faults.world import BULK, HTTP, SYSTEMS, World
 
 # Who is in before and after: p1 and p2 stay, p3 changes, p4 leaves, p5 withdraws its consent, p6 to p8 enter.
 BEFORE = {"p1": 1, "p2": 1, "p3": 1, "p4": 1, "p5": 1}
 AFTER = {"p1": 1, "p2": 1, "p3": 2, "p5": 1, "p6": 1, "p7": 1, "p8": 1}
 RIGHT = {f"{person}@x.org": value for person, value in AFTER.items() if person != "p5"}
-EVERY = {**SYSTEMS, "http": HTTP}
+EVERY = {**SYSTEMS, "http": HTTP, "salesforce in bulk": BULK}
 PEOPLE = dict.fromkeys([f"p{n}" for n in range(1, 9)], True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.killing import in_child
-from tests.faults.world import BAD, SYSTEMS, World
+from tests.faults.world import BAD, BULK, SYSTEMS, World
 
 KINDS = (
     {"kind": "429"},
@@ -26,13 +26,20 @@ KINDS = (
 HIT = [number for number in range(1, 400) if number % 10 in (2, 5, 8)]
 STORM = [{**kind, "nth": HIT[place :: len(KINDS)]} for place, kind in enumerate(KINDS)]
 PEOPLE = [f"p{n}" for n in range(90)]
+EVERY = {**{name: system for name, system in SYSTEMS.items() if system.when == "enters_or_exits"}, "salesforce in bulk": BULK}
 MOST_SYNCS = 24
 
 
-@pytest.mark.parametrize("system", [name for name, system in SYSTEMS.items() if system.when == "enters_or_exits"])
+@pytest.mark.parametrize("system", EVERY)
 def test_everything_deliverable_is_delivered(tmp_path: Path, twins: tuple[str, Path], system: str) -> None:
     chance = random.Random(system)
-    world = World(tmp_path, twins[0], SYSTEMS[system], rows=8, settings={"timeout_seconds": 0.4, "retry_seconds": 0.5})
+    world = World(
+        tmp_path,
+        twins[0],
+        EVERY[system],
+        rows=max(8, EVERY[system].rows),
+        settings={"timeout_seconds": 0.4, "retry_seconds": 0.5},
+    )
     world.fault(*STORM)
     bad = set(chance.sample(PEOPLE, 3))
     world.change({p: BAD if p in bad else 1 for p in PEOPLE}, dict.fromkeys(PEOPLE, True))

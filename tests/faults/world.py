@@ -45,6 +45,7 @@ class System:
     when: str = "enters_or_exits"
     action: str = "upsert"
     connection: Mapping[str, Any] = field(default_factory=dict)
+    rows: int = 2  # of a batch
 
 
 def _members(key: str, value: str, flag: str) -> Callable[[list[dict[str, Any]]], dict[str, int]]:
@@ -99,6 +100,8 @@ SYSTEMS = {
         ),
     )
 }
+# As jobs, from the second row on.
+BULK = dataclasses.replace(SYSTEMS["salesforce"], connection={"bulk_from_rows": 2}, rows=60)
 # A declared API knows no refusal that passes, so a storm of them is not for it.
 HTTP = System(
     "http",
@@ -153,7 +156,7 @@ class World:
     folder: Path
     twins: str
     system: System
-    rows: int = 2
+    rows: int | None = None
     now: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))  # connectors' quotas follow the real clock
     settings: Mapping[str, Any] = field(default_factory=lambda: {"timeout_seconds": 2.0, "retry_seconds": 0.3})
     account: str = field(default_factory=lambda: f"account-{next(_accounts)}")
@@ -162,6 +165,9 @@ class World:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.rows = self.rows or self.system.rows
+        if self.system is BULK:
+            self._set_limits(bulk_milliseconds=0)
         self.activation = activation(
             self.system.when,
             destination=self.system.type,
@@ -219,6 +225,10 @@ class World:
         httpx.delete(url, trust_env=False, verify=False)
         assert httpx.post(url, json=plans, trust_env=False, verify=False).status_code == 201
 
+    def _set_limits(self, **limits: int) -> None:
+        url = f"{self.twins}/__twin/{self.system.type}/limits"
+        assert httpx.post(url, json=limits, trust_env=False, verify=False).status_code == 200
+
     def calls(self) -> list[dict[str, Any]]:
         return self._twin("calls")["calls"]
 
@@ -227,9 +237,10 @@ class World:
 
     @property
     def _capabilities(self) -> Any:
-        return dataclasses.replace(
-            capabilities(self.system.type, self.activation.action, self.system.connection), batch_rows=self.rows
-        )
+        known = capabilities(self.system.type, self.activation.action, self.system.connection)
+        rows = self.rows or self.system.rows
+        bulk = dataclasses.replace(known.bulk, batch_rows=rows) if known.bulk else None
+        return dataclasses.replace(known, batch_rows=rows, bulk=bulk)
 
     def _connect(self) -> Destination:
         connection = Connection(
