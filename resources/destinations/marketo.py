@@ -2,7 +2,8 @@
 
 Two actions. ``upsert``: membership is a boolean lead field (``flag_field``); a retract sets it to false on an existing lead and never makes
 one. ``list``: membership is that of a static list; who leaves, or is retracted, is taken off it.
-Settings of the connection: none needed live (the account is the munchkin id).
+Settings of the connection: ``bulk_from_rows`` (a sync of so many operations goes as bulk imports; 0: never), ``bulk_wait_minutes``
+(for the end of an import; longer ones are looked at again). The account is the munchkin id.
 Credentials: ``client_id``, ``client_secret`` of an API user.
 Settings of the action: ``key_field`` (the lookup field, default ``email``), ``partition``; of upsert ``flag_field``; of list ``list_id``.
 Evidence tags: [D] vendor documentation, [C] read in production connectors, [M] general knowledge, not confirmed.
@@ -28,9 +29,12 @@ from resources.destinations import (
     Operation,
     Outcome,
     RateLimit,
+    bulk,
+    marketo_bulk,
 )
 from resources.destinations import http as wire
 from resources.destinations.http import CallFailedError, TokenExpiredError, TryAgainError
+from resources.destinations.marketo_bulk import BULK
 
 _TEXT = FieldRule("string", max_length=255)
 
@@ -44,6 +48,7 @@ CAPABILITIES: Final = Capabilities(
     retract="flag_false",
     rates=(RateLimit(50, 20.0),),  # [D] 100 calls in 20 s per instance; the vendor asks an integration to stay at half
     daily_calls=50_000,  # [D] shared with every other integration
+    bulk=BULK,
     concurrency=1,  # [D] 10 are allowed, but concurrent calls with one key can make duplicates
     fields={
         "Lead": {
@@ -89,8 +94,11 @@ _NOT_IN_LIST: Final = "1015"
 
 
 def capabilities_of(action: str, settings: Mapping[str, Any]) -> Capabilities:
-    """What an action can do: leads are flagged, members of a static list are taken off it."""
-    return _LIST if action == "list" else CAPABILITIES
+    """What an action can do: leads are flagged, members of a static list are taken off it; with the connection's threshold of bulk.
+
+    Raises :class:`DestinationConfigError` for a threshold that is no number.
+    """
+    return bulk.with_threshold(_LIST if action == "list" else CAPABILITIES, settings)
 
 
 def connect(connection: Connection) -> MarketoDestination:
@@ -104,6 +112,8 @@ class MarketoDestination(Connector):
     capabilities = CAPABILITIES
 
     def __init__(self, connection: Connection) -> None:
+        self.capabilities = capabilities_of("upsert", connection.settings)
+        self._patience = bulk.patience_of(connection.settings)
         self._base = wire.base_url(connection, f"https://{connection.account}.mktorest.com").removesuffix("/rest")
         self._secrets = wire.credentials(connection, "client_id", "client_secret")
         self._account = wire.account_of("marketo", connection, self._base, CAPABILITIES.rates)
@@ -125,6 +135,8 @@ class MarketoDestination(Connector):
         flag_field = action.settings.get("flag_field")
         writes, retracts, outcomes = wire.split(operations, flag_field)
         with self._account.one_at_a_time:  # also across activations: they share leads
+            done, writes = self._import(action, lookup, flag_field, {}, writes)
+            outcomes += done
             for mode, group in (("createOrUpdate", writes), ("updateOnly", retracts)):
                 for start in range(0, len(group), CAPABILITIES.batch_rows):
                     outcomes += self._sync(action, mode, lookup, flag_field, group[start : start + CAPABILITIES.batch_rows])
@@ -155,6 +167,30 @@ class MarketoDestination(Connector):
             return wire.failed(operations, CallFailedError("unknown", "answer_not_understood"))
         return [_row_outcome(operation, item) for operation, item in zip(operations, results, strict=True)]
 
+    def _import(
+        self,
+        action: Action,
+        lookup: str,
+        flag_field: str | None,
+        settings: Mapping[str, str],
+        operations: Sequence[Operation],
+    ) -> tuple[list[Outcome], list[Operation]]:
+        """(outcomes of a bulk import, what is left for single calls): everything where there are few, or somebody leaves a list first."""
+        known = self.capabilities.bulk
+        if known is None or self.jobs is None or len(operations) < min(known.from_rows, known.batch_rows):
+            return [], list(operations)
+        rows = [(o, wire.record_of(o, lookup, flag_field)) for o in operations]
+        fitting = [(o, record) for o, record in rows if marketo_bulk.fits(record)]
+        if not fitting:
+            return [], list(operations)
+        partition = {"partitionName": str(action.settings["partition"])} if action.settings.get("partition") else {}
+        imports = marketo_bulk.Imports(self._call, self.jobs, self._patience)
+        outcomes, refused = imports.upsert(lookup, {**settings, **partition}, fitting)
+        return outcomes, [*refused, *(o for o, record in rows if not marketo_bulk.fits(record))]
+
+    def _call(self, method: str, path: str, **request: Any) -> httpx.Response:
+        return self._wire.call(method, f"{self._base}/{path}", **request)
+
     # -- static lists ------------------------------------------------------------------------------------------------
 
     def _deliver_to_list(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
@@ -163,8 +199,8 @@ class MarketoDestination(Connector):
         lookup = wire.setting(action.settings, "key_field", CAPABILITIES.default_key_fields["Lead"])
         joining = [operation for operation in operations if operation.kind in ("enter", "change")]
         leaving = [operation for operation in operations if operation.kind in ("exit", "retract")]
-        outcomes = []
         with self._account.one_at_a_time:
+            outcomes, joining = self._import(action, lookup, None, {"listId": str(list_id)}, joining)
             for method, mode, group in (("DELETE", "updateOnly", leaving), ("POST", "createOrUpdate", joining)):
                 for start in range(0, len(group), CAPABILITIES.batch_rows):
                     outcomes += self._list(action, list_id, method, mode, lookup, group[start : start + CAPABILITIES.batch_rows])

@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -34,6 +33,7 @@ from resources.destinations import (
     JobBook,
     Operation,
     Outcome,
+    bulk,
     salesforce_bulk,
 )
 from resources.destinations import http as wire
@@ -109,10 +109,7 @@ _ASSERTION_LIFE: Final = dt.timedelta(minutes=3)  # [C]
 
 def capabilities_of(action: str, settings: Mapping[str, Any]) -> Capabilities:
     """With the connection's own threshold of bulk. Raises :class:`DestinationConfigError` for one that is no number."""
-    from_rows = settings.get("bulk_from_rows", BULK.from_rows)
-    if not isinstance(from_rows, int) or isinstance(from_rows, bool) or from_rows < 0:
-        raise DestinationConfigError("settings.bulk_from_rows is a number of rows, 0 for never")
-    return replace(CAPABILITIES, bulk=replace(BULK, from_rows=from_rows) if from_rows else None)
+    return bulk.with_threshold(CAPABILITIES, settings)
 
 
 def connect(connection: Connection) -> SalesforceDestination:
@@ -127,8 +124,7 @@ class SalesforceDestination(Connector):
 
     def __init__(self, connection: Connection) -> None:
         self.capabilities = capabilities_of("upsert", connection.settings)
-        patience = connection.settings.get("bulk_wait_minutes")
-        self._patience = dt.timedelta(minutes=float(patience)) if patience is not None else None
+        self._patience = bulk.patience_of(connection.settings)
         host = connection.settings.get("my_domain")
         if connection.mode == "live" and not host:
             raise DestinationConfigError("a live Salesforce connection needs settings.my_domain, e.g. acme.my.salesforce.com")
@@ -159,8 +155,8 @@ class SalesforceDestination(Connector):
         if not all(_NAME.match(name) for name in (object, key_field)):
             raise DestinationConfigError("object and key_field are API names")
         writes, retracts, outcomes = wire.split(operations, flag_field)
-        bulk = self.capabilities.bulk
-        if bulk and self.jobs and len(writes) >= min(bulk.from_rows, bulk.batch_rows):
+        known = self.capabilities.bulk
+        if known and self.jobs and len(writes) >= min(known.from_rows, known.batch_rows):
             done, writes = self._in_bulk(self.jobs, object, key_field, flag_field, writes)
             outcomes += done
         for start in range(0, len(writes), CAPABILITIES.batch_rows):

@@ -6,28 +6,25 @@ fails earlier was not sent. Results name rows by their external id, in no order 
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import httpx
 import orjson
-import tenacity
 
-from resources.destinations import Bulk, JobBook, Operation, Outcome
+from resources.destinations import Bulk, JobBook, Operation, Outcome, bulk
 from resources.destinations import http as wire
 from resources.destinations.http import CallFailedError
 
 # The vendor's own threshold is about two thousand rows [D]; a job is one internal batch of Salesforce's [D].
 BULK: Final = Bulk(from_rows=2_000, batch_rows=10_000, batch_bytes=50_000_000)
 
+_RUNNING: Final = frozenset({"UploadComplete", "InProgress"})
 _ENDED: Final = frozenset({"JobComplete", "Failed", "Aborted"})
 _NULL: Final = "#N/A"  # [C]; an empty cell leaves the field as it is
 _LONGEST_CELL: Final = 32_000  # [D]
-_PATIENCE: Final = dt.timedelta(minutes=15)
-_LATER: Final = dt.timedelta(minutes=5)
+_LONGEST_PAUSE: Final = 15.0
 
 Call = Callable[..., httpx.Response]
 """(method, path below the API's version, **request) -> answer. Raises CallFailedError."""
@@ -46,9 +43,9 @@ def fits(record: Mapping[str, Any]) -> bool:
 class IngestJobs:
     """The jobs of one organisation."""
 
-    def __init__(self, call: Call, jobs: JobBook, row_outcome: RowOutcome, patience: dt.timedelta | None = None) -> None:
+    def __init__(self, call: Call, jobs: JobBook, row_outcome: RowOutcome, patience: dt.timedelta) -> None:
         self._call, self._jobs, self._row_outcome = call, jobs, row_outcome
-        self._patience = patience or _PATIENCE
+        self._patience = patience
 
     def upsert(
         self, object: str, key_field: str, rows: Sequence[tuple[Operation, Mapping[str, Any]]]
@@ -65,7 +62,7 @@ class IngestJobs:
                 "PUT",
                 f"jobs/ingest/{job}/batches",
                 writes=True,
-                content=_csv([record for _, record in rows], key_field),
+                content=bulk.csv_of([record for _, record in rows], key_field, _NULL),
                 headers={"Content-Type": "text/csv; charset=UTF-8"},
             )
         except CallFailedError as error:
@@ -87,7 +84,7 @@ class IngestJobs:
             elif state in _ENDED or self._wait(job) in _ENDED:
                 self._jobs.ended(job)
             else:
-                wire.wait(f"bulk:job {job} is under way", wire.now() + _LATER)
+                wire.wait(f"bulk:job {job} is under way", wire.now() + bulk.LATER)
 
     def _create(self, object: str, key_field: str) -> str:
         wanted = {
@@ -122,12 +119,12 @@ class IngestJobs:
                 self._abort(job)
                 return wire.failed(operations, CallFailedError("waiting", "bulk:job was not closed")), []
             if state not in _ENDED:
-                later = CallFailedError("waiting", f"bulk:job {job} is under way", wire.now() + _LATER)
+                later = CallFailedError("waiting", f"bulk:job {job} is under way", wire.now() + bulk.LATER)
                 return wire.failed(operations, later), []
             found = self._results(job, key_field, operations)
         except CallFailedError as error:
             # The rows may be written by now. They are upserts: after the job has ended they go again.
-            until = error.not_before or wire.now() + _LATER
+            until = error.not_before or wire.now() + bulk.LATER
             return wire.failed(operations, CallFailedError("waiting", f"bulk:job {job}: {error.code}", until)), []
         self._jobs.ended(job)
         outcomes = [found[o.key] for o in operations if o.key in found]
@@ -152,17 +149,11 @@ class IngestJobs:
 
     def _rows(self, job: str, name: str) -> Iterator[dict[str, str]]:
         text = self._call("GET", f"jobs/ingest/{job}/{name}", writes=False, headers={"Accept": "text/csv"}).text
-        yield from csv.DictReader(io.StringIO(text, newline=""))
+        yield from bulk.rows_of(text)
 
     def _wait(self, job: str) -> str:
         """The job's state when it has ended, or after all patience."""
-        tries = tenacity.Retrying(
-            retry=tenacity.retry_if_result(lambda state: state not in _ENDED and state != "Open"),
-            wait=tenacity.wait_exponential(multiplier=0.1, max=15),
-            stop=tenacity.stop_after_delay(self._patience),
-            retry_error_callback=lambda last: last.outcome.result() if last.outcome else "InProgress",
-        )
-        return tries(self._state, job)
+        return bulk.wait(lambda: self._state(job), _RUNNING, self._patience, _LONGEST_PAUSE)
 
     def _state(self, job: str) -> str:
         answer = wire.body_of(self._call("GET", f"jobs/ingest/{job}", writes=False))
@@ -184,21 +175,3 @@ class IngestJobs:
 def _not_sent(error: CallFailedError) -> CallFailedError:
     """A job that was not closed writes nothing, whatever became of the call."""
     return CallFailedError("waiting", error.code, error.not_before) if error.status == "unknown" else error
-
-
-def _csv(records: Sequence[Mapping[str, Any]], key_field: str) -> bytes:
-    names = sorted({name for record in records for name in record} - {key_field})
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([key_field, *names])
-    for record in records:
-        writer.writerow([_cell(record[key_field]), *(_cell(record[name]) if name in record else "" for name in names)])
-    return text.getvalue().encode()
-
-
-def _cell(value: Any) -> str:
-    if value is None or value == "":
-        return _NULL
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)

@@ -1,8 +1,8 @@
-"""The Marketo twin: identity, leads, describe and static lists of one subscription.
+"""The Marketo twin: identity, leads, describe, static lists and bulk imports of one subscription.
 
 Schema: the standard lead fields below, fields whose name ends in ``__c`` (as those synced from a CRM), and fields made through
 ``leads/schema/fields.json``. Almost every answer is HTTP 200; what went wrong is in the body, in string codes.
-Not here: bulk import, custom objects, programs, partitions.
+Not here: custom objects, programs, partitions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from resources.sandbox import CLIENT_ID, CLIENT_SECRET
-from resources.sandbox.store import Record, fold
+from resources.sandbox.marketo_bulk import MOST_BYTES, ROUTES, Imports
+from resources.sandbox.store import Record, Store, fold
 from resources.sandbox.twin import Answer, Call, MalformedError, Twin, bearer
 
 LIST_ID: Final = "900"
@@ -73,7 +74,8 @@ class MarketoTwin(Twin):
     system = "marketo"
     title = "Marketo"
     sign_in = "/identity/"
-    limits = {"daily": 50_000, "calls_per_20_seconds": 100, "concurrent": 10}
+    # import_milliseconds: from the upload of an import to its work.
+    limits = {"daily": 50_000, "calls_per_20_seconds": 100, "concurrent": 10, "import_milliseconds": 300}
     routes = (
         ("GET", "/identity/oauth/token", "token"),
         ("POST", "/identity/oauth/token", "token"),
@@ -89,25 +91,31 @@ class MarketoTwin(Twin):
         ("DELETE", "/rest/v1/lists/{id:int}/leads.json", "remove_from_list"),
         ("GET", "/rest/v1/lists/{id:int}/leads.json", "list_members"),
         ("GET", "/rest/v1/lists/{id:int}/leads/ismember.json", "is_member"),
+        *ROUTES,
     )
+
+    def __init__(self, store: Store) -> None:
+        self._imports = Imports(store, self.system, self._import_rows, self._join_list)
+        super().__init__(store)
 
     def handle(self, call: Call) -> Answer:
         if self.signs_in(call.path):
             return self.dispatch(call) or Answer(404)
         # Sizes are the only thing refused by status [D].
-        if len(call.body) > _MAX_BYTES:
+        if len(call.body) > (MOST_BYTES if call.path.startswith("/bulk/") else _MAX_BYTES):
             return Answer(413)
         if len(call.path) + len(urlencode(call.query)) > _MAX_URI:
             return Answer(414)
         if refusal := self._token_refusal(call) or self._throttle(call):
             return self._failure(refusal)
+        self._imports.work(call.at)
         try:
             answer = self.dispatch(_as_get(call))
         except MalformedError:
             return self._failure("609")
         if answer is None:
             return self._failure("610")
-        if answer.body.get("success"):
+        if isinstance(answer.body, bytes) or answer.body.get("success"):
             self.store.count(self.system, self._quota_day(call.at))  # calls that failed do not count against the quota [D]
         return answer
 
@@ -394,6 +402,60 @@ class MarketoTwin(Twin):
                 for id, record in self._given_leads(call)
             ]
         )
+
+    # -- bulk imports ------------------------------------------------------------------------------------------------
+
+    def import_leads(self, call: Call) -> Answer:
+        lookup, list_id = call.arg("lookupField", "email"), call.arg("listId")
+        if lookup not in self._fields() and not _CUSTOM_NAME.match(lookup):
+            return self._failure("1006", f"Field '{lookup}' not found")
+        if list_id and list_id not in self._lists():
+            return self._failure("1013")
+        begun = self._imports.begin(call, lookup, list_id, self.limit("import_milliseconds") / 1000)
+        return self._failure(begun) if isinstance(begun, str) else self._success([begun])
+
+    def read_import(self, call: Call) -> Answer:
+        job = self._imports.get(call.params["id"])
+        return self._success([self._imports.show(job)]) if job else self._failure("1013")
+
+    def read_import_rows(self, call: Call) -> Answer:
+        job, what = self._imports.get(call.params["id"]), call.params["what"]
+        if job is None or what not in ("failures", "warnings"):
+            return self._failure("1013")
+        return Answer(200, self._imports.rows(job, what), {"content-type": "text/csv"})
+
+    def _import_rows(
+        self, lookup: str, rows: list[dict[str, Any]], fault: dict[str, Any] | None, at: dt.datetime
+    ) -> list[tuple[str, str]]:
+        fields = self._fields()
+        typed = [{name: _from_text(name, text, lookup, fields) for name, text in row.items()} for row in rows]
+        as_call = Call("POST", "", [], {}, b"", at, "", fault=fault)
+        results = self._sync(as_call, typed, "createOrUpdate", lookup, fields)
+        # In words, without a code [D].
+        return [
+            ("", _MESSAGES.get(r["reasons"][0]["code"], "Error")) if r["status"] == "skipped" else (str(r["id"]), "")
+            for r in results
+        ]
+
+    def _join_list(self, list_id: str, leads: list[str], at: dt.datetime) -> None:
+        self.store.put(self.system, f"lists/{list_id}", [(id, {"id": int(id)}) for id in leads], at)
+
+
+def _from_text(name: str, text: str, lookup: str, fields: Mapping[str, tuple[str, int]]) -> Any:
+    """A value as an import reads it from its text; custom fields take what reads back the same."""
+    kind = fields.get(name, ("any", 0))[0]
+    if name == lookup:
+        return text
+    if kind in ("boolean", "any") and text in ("true", "false"):
+        return text == "true"
+    if kind in ("integer", "float", "currency", "score", "percent", "any"):
+        for number in (int, float):
+            try:
+                if str(number(text)) == text:
+                    return number(text)
+            except ValueError:
+                continue
+    return text
 
 
 _REQUEST_MESSAGES: Final = {

@@ -100,8 +100,12 @@ SYSTEMS = {
         ),
     )
 }
-# As jobs, from the second row on.
-BULK = dataclasses.replace(SYSTEMS["salesforce"], connection={"bulk_from_rows": 2}, rows=60)
+# As asynchronous jobs, from the second row on.
+BULK = {
+    f"{name} in bulk": dataclasses.replace(SYSTEMS[name], connection={"bulk_from_rows": 2}, rows=rows)
+    for name, rows in (("salesforce", 60), ("marketo", 15))
+}
+_AT_ONCE = {"salesforce": "bulk_milliseconds", "marketo": "import_milliseconds"}
 # A declared API knows no refusal that passes, so a storm of them is not for it.
 HTTP = System(
     "http",
@@ -166,8 +170,8 @@ class World:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rows = self.rows or self.system.rows
-        if self.system is BULK:
-            self._set_limits(bulk_milliseconds=0)
+        if self.system.type in _AT_ONCE:
+            self._set_limits(**{_AT_ONCE[self.system.type]: 0})
         self.activation = activation(
             self.system.when,
             destination=self.system.type,

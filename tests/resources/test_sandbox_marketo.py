@@ -242,3 +242,23 @@ def test_marketorestpython_waits_out_606_and_signs_in_again_after_602(client, tw
     assert code(sync(twins, {"email": EMAIL})) == "602"
     client.valid_until = None  # it trusts its own clock, and would ask with the spent token ten times
     assert client.execute(method="create_update_leads", leads=[{"email": EMAIL}])[0]["status"] == "updated"
+
+
+def test_marketorestpython_imports_leads_in_bulk(client, twins, tmp_path) -> None:
+    twins.limit("marketo", import_milliseconds=0)
+    file = tmp_path / "leads.csv"
+    file.write_text(f"email,firstName,leadScore\n{EMAIL},Jan,7\nother@example.com,Eva,many\n")
+    # The client asks with the token in the query, which the vendor has withdrawn; so it signs in by header here.
+    (begun,) = send(
+        twins,
+        "POST",
+        "/bulk/v1/leads.json?format=csv&lookupField=email",
+        files={"file": ("l.csv", file.read_bytes(), "text/csv")},
+    ).json()["result"]
+    assert begun["status"] == "Queued"
+    for _ in range(2):
+        (status,) = client.execute(method="get_import_lead_status", id=begun["batchId"])
+    assert (status["status"], status["numOfLeadsProcessed"], status["numOfRowsFailed"]) == ("Complete", 1, 1)
+    failures = client.execute(method="get_import_failure_file", id=begun["batchId"])
+    assert "other@example.com" in failures
+    assert [lead["leadScore"] for lead in twins.records("marketo", "leads")] == [7]
