@@ -36,6 +36,7 @@ from cdp_assets.cli_support import (
 from cdp_assets.space.home import Home
 from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.space import SpaceError
+from resources.run_worker import collect_garbage_seldom
 from resources.warehouse import WarehouseError
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ app.add_typer(replay_app, name="replay")
 def main() -> None:
     """Entry point: configuration problems and warehouse errors become messages, not tracebacks."""
     quiet_logs()
+    collect_garbage_seldom()
     try:
         app()
     except SpaceError as error:

@@ -43,6 +43,7 @@ from cdp_assets.linked_audiences.sql import audience_sql  # noqa: E402
 from cdp_assets.pulled_sources import assets as pulled  # noqa: E402
 from cdp_assets.pulled_sources.tables import SCHEMA as PULLED_SCHEMA  # noqa: E402
 from cdp_assets.raw_events.assets import build_raw_events, take_in_and_build  # noqa: E402
+from cdp_assets.raw_events.landing import fingerprint, list_landing  # noqa: E402
 from cdp_assets.reports import assets as reports  # noqa: E402
 from cdp_assets.space.conditions import audience_references  # noqa: E402
 from cdp_assets.space.home import Home  # noqa: E402
@@ -76,7 +77,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
         *people(space),
         *build_traits_and_audiences(space),
         *payloads.build_payload_assets(space, events_dealt_with),
-        *syncs.build_sync_assets(space, take_in_landing),
+        *syncs.build_sync_assets(space, syncs.Landing(take_in_landing, landing_state)),
         *reports.build_report_assets(space),
     ]
     definitions = dg.Definitions(
@@ -256,6 +257,11 @@ def take_in_landing(context: dg.AssetExecutionContext, resource: SpaceResource, 
         }
         context.log_event(dg.AssetMaterialization(messages, partition=window.key, metadata=metadata))
     context.log.info(f"took in {built.files} landing file(s) before sending")
+
+
+def landing_state(resource: SpaceResource, space: Space) -> str:
+    """Changes when a landing file comes or grows. Raises OSError where the folder cannot be listed."""
+    return fingerprint(list_landing(resource.landing(space)))
 
 
 def _selected(context: dg.AssetExecutionContext, keys: Mapping[str, dg.AssetKey]) -> Sequence[str]:

@@ -5,8 +5,8 @@ Asset bodies read the space from disk through it, so that an edit takes effect i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -44,6 +44,12 @@ class SpaceResource(dg.ConfigurableResource):
         return landing_folder(space, self.paths())
 
 
-def _through_dagster(path: str, read_only: bool) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    resource = DuckDBResource(database=path, connection_config={"access_mode": "read_only"} if read_only else {})
-    return resource.get_connection()
+@contextlib.contextmanager
+def _through_dagster(path: str, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    config = {"access_mode": "read_only"} if read_only else {}
+    # The resource retries a lock by itself, silently. This one fails at once, so that whoever opens can say that they wait; and it
+    # has the file open already when the resource opens it, with the configuration that it uses.
+    first = duckdb.connect(path, config={"custom_user_agent": "dagster", **config})
+    with contextlib.closing(first), DuckDBResource(database=path, connection_config=config).get_connection() as connection:
+        first.close()
+        yield connection

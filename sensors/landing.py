@@ -1,7 +1,6 @@
 """New landing files start raw_events and unified_profiles, and what is sent of raw events; never an audience."""
 
 import datetime as dt
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from cdp_assets.dagster_support import META_AS_OF, TAG_AS_OF, asset_key, format_instant, parse_instant
-from cdp_assets.raw_events.landing import LandingFile, list_landing
+from cdp_assets.raw_events.landing import LandingFile, fingerprint, list_landing
 from cdp_assets.space.home import Home
 from cdp_assets.space.space import Space, SpaceError
 from cdp_assets.space.time import windows
@@ -34,14 +33,6 @@ class LandingDecision:
     cursor: str
     partitions: tuple[str, ...] = ()
     skip: str = ""
-
-
-def fingerprint(files: Sequence[LandingFile]) -> str:
-    """What the listing looks like: names, sizes and times, not contents."""
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda f: f.relative_name):
-        digest.update(f"{file.relative_name}\0{file.size}\0{file.mtime_ns}\n".encode())
-    return digest.hexdigest()[:32]
 
 
 def decide(

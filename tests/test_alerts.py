@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from cdp_assets.destination_syncs.accounting import SyncResult
 from cdp_assets.destination_syncs.alerts import sync_alert
 from cdp_assets.space.alerts import Alerts, EmailAlerts, Thresholds
+from resources import alerts
 from resources.alerts import send_alert
 from resources.space import load
 from sensors.failures import build_failure_sensors, failure_text
@@ -155,8 +156,11 @@ def test_channels_that_are_not_there_are_told_apart(hook: Hook, monkeypatch: pyt
         ({"tls": True}, "email: the server did not take it (SMTPNotSupportedError)"),
     ],
 )
-def test_a_mail_server_that_refuses_is_named(mail: tuple[Inbox, int], change: dict[str, Any], said: str) -> None:
+def test_a_mail_server_that_refuses_is_named(
+    mail: tuple[Inbox, int], change: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inbox, port = mail
+    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 1.0)
     assert send_alert(Alerts(email=email(port, **change)), "s", ["x"]) == [said]
     assert inbox.messages == []
 

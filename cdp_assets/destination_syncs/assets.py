@@ -6,6 +6,7 @@ planned, failed or older verdicts count as not passed.
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -41,15 +42,23 @@ ACCOUNTED = "every_key_accounted_for"
 # Consent is read as of the latest accepted event, whatever the build's as_of.
 END_OF_TIME = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 
-# Takes in landing files that are listed but unread, so that a withdrawal of consent that has landed is known before anything is sent.
-TakeInLanding = Callable[[dg.AssetExecutionContext, SpaceResource, Space, Warehouse], None]
+
+@dataclass(frozen=True)
+class Landing:
+    """The landing folder, so that a withdrawal of consent that has landed is known before anything is sent.
+
+    ``take_in`` reads files that are listed but unread; ``state`` changes when the listing does, and is cheap to ask for.
+    """
+
+    take_in: Callable[[dg.AssetExecutionContext, SpaceResource, Space, Warehouse], None]
+    state: Callable[[SpaceResource, Space], str]
 
 
-def build_sync_assets(space: Space, take_in_landing: TakeInLanding) -> list[dg.AssetsDefinition]:
-    return [_asset(space, key, activation, take_in_landing) for key, activation in space.activations.items()]
+def build_sync_assets(space: Space, landing: Landing) -> list[dg.AssetsDefinition]:
+    return [_asset(space, key, activation, landing) for key, activation in space.activations.items()]
 
 
-def _asset(space: Space, key: str, activation: Activation, take_in_landing: TakeInLanding) -> dg.AssetsDefinition:
+def _asset(space: Space, key: str, activation: Activation, landing: Landing) -> dg.AssetsDefinition:
     asset = asset_key(space.name, ROOM, key)
     destination = space.config.destinations[activation.destination]
     spec = room_spec(
@@ -88,9 +97,11 @@ def _asset(space: Space, key: str, activation: Activation, take_in_landing: Take
             history_knows=history_knows(context.instance, asset, account),
         )
         with open_journal(space.paths().journal_url(loaded.name)) as journal:
-            around = surroundings_of(
-                space, loaded, current, journal, before_plan=lambda warehouse: take_in_landing(context, space, loaded, warehouse)
+            unread = Unread(
+                state=lambda: landing.state(space, loaded),
+                take_in=lambda warehouse: landing.take_in(context, space, loaded, warehouse),
             )
+            around = surroundings_of(space, loaded, current, journal, unread)
             result = sync_activation(request, around)
         if result.hold:
             context.log.warning(f"held: {_hold(result, key)}")
@@ -131,13 +142,23 @@ def request_of(loaded: Space, activation: Activation, *, run_id: str, **given: A
     )
 
 
+@dataclass
+class Unread:
+    """Landing files that nothing has read yet: taken in when the listing is not what it was the last time."""
+
+    state: Callable[[], str]
+    take_in: Callable[[Warehouse], None]
+    seen: str = ""
+
+    def __call__(self, warehouse: Warehouse) -> None:
+        now = self.state()
+        if now != self.seen:
+            self.take_in(warehouse)
+            self.seen = now
+
+
 def surroundings_of(
-    space: SpaceResource,
-    loaded: Space,
-    activation: Activation,
-    journal: Journal,
-    *,
-    before_plan: Callable[[Warehouse], None] | None = None,
+    space: SpaceResource, loaded: Space, activation: Activation, journal: Journal, unread: Unread | None = None
 ) -> Surroundings:
     """The warehouse, journal, destination and clock that a sync of the activation uses."""
     config = loaded.config.destinations[activation.destination]
@@ -146,8 +167,8 @@ def surroundings_of(
         journal=journal,
         connect=lambda: open_destination(config),
         clock=lambda: dt.datetime.now(dt.UTC),
-        before_plan=before_plan,
-        consent_now=_consent_reader(space, loaded, activation),
+        before_plan=unread,
+        consent_now=_consent_reader(space, loaded, activation, unread),
     )
 
 
@@ -192,17 +213,21 @@ def _accounting(result: SyncResult) -> RuleResult:
     )
 
 
-def _consent_reader(space: SpaceResource, loaded: Space, activation: Activation) -> Callable[[Sequence[str]], set[str]] | None:
-    """Reads consent and suppressions again before a batch. When the warehouse cannot be read, nobody may be sent to: the batch is
-    withheld until the next sync."""
+def _consent_reader(
+    space: SpaceResource, loaded: Space, activation: Activation, unread: Unread | None
+) -> Callable[[Sequence[str]], set[str]] | None:
+    """Reads consent and suppressions again before a batch, with what has landed since. When the warehouse or the landing folder
+    cannot be read, nobody may be sent to: the batch is withheld until the next sync."""
     if activation.consent.subject == "none":
         return None
 
     def agreed(ids: Sequence[str]) -> set[str]:
         try:
             with space.open(loaded, wait=30) as warehouse:
+                if unread:
+                    unread(warehouse)
                 return sendable(warehouse, loaded.graph, activation.consent.categories, END_OF_TIME, ids)
-        except WarehouseError:
+        except (WarehouseError, OSError):
             return set()
 
     return agreed

@@ -242,3 +242,11 @@ class _Splitter:
             data = content[np.repeat(kept, lengths)].tobytes()
             numbers, offsets = numbers[kept], np.concatenate([[0], np.cumsum(lengths[kept])])
         return Chunk(numbers, data, offsets, tuple(broken))
+
+
+def fingerprint(files: Sequence[LandingFile]) -> str:
+    """What the listing looks like: names, sizes and times, not contents."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda f: f.relative_name):
+        digest.update(f"{file.relative_name}\0{file.size}\0{file.mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]

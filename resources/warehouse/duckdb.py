@@ -69,9 +69,6 @@ class DuckDBWarehouse(Warehouse):
         told = False
         while True:
             try:
-                if self.path != ":memory:":
-                    # A Dagster resource retries a lock by itself, silently. A probe first, so that we can say that we wait.
-                    duckdb.connect(self.path, read_only=self.read_only).close()
                 return self._stack.enter_context(self.connect(self.path, self.read_only))
             except duckdb.IOException as error:
                 if "lock" not in str(error).lower():

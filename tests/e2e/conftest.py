@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,29 @@ class Stage:
 
     def new_calls(self) -> int:
         return sum(len(self.calls(system)) - count for system, count in self.seen.items())
+
+    def users(self, space: str) -> list[str]:
+        """User ids of everybody whom the generator made."""
+        truth = json.loads((self.home.space(space) / "truth.json").read_text())
+        identifiers = [pair for person in truth["persons"].values() for part in person["parts"] for pair in part]
+        return sorted({value for kind, value in identifiers if kind == "user_id"})
+
+    def withdraw(self, space: str, users: Iterable[str]) -> None:
+        """Land a file in which these people agree to nothing any more, half an hour after now."""
+        at = (self.now + HOUR / 2).isoformat().replace("+00:00", "Z")
+        refusal = {"categoryPreferences": {"Functional": False, "Analytics": False, "Advertising": False}}
+        events = [
+            {
+                "type": "track",
+                "event": "Segment Consent Preference Updated",
+                "messageId": f"withdrawn-{user}",
+                "userId": user,
+                "context": {"consent": refusal},
+                **dict.fromkeys(("originalTimestamp", "sentAt", "receivedAt", "timestamp"), at),
+            }
+            for user in users
+        ]
+        (self.home.landing(space) / "withdrawn.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
 
     def faults(self, system: str, plan: dict[str, Any]) -> None:
         request = Request(

@@ -17,7 +17,7 @@ from resources.sandbox.facebook import AUDIENCE_ID
 from resources.sandbox.linkedin import SEGMENT_ID
 from resources.sandbox.marketo import LIST_ID
 from resources.sandbox.server import sandbox
-from tests.e2e.conftest import END, ROOT, Stage, make
+from tests.e2e.conftest import END, HOUR, ROOT, Stage, make
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +102,42 @@ def test_a_second_run_sends_nothing(mural: tuple[Stage, dict[str, Any]]) -> None
     report = run_space(stage.directory, stage.home, as_of=END)
     assert report.failures == {}
     assert {key: counts["delivered"] for key, counts in report.summary["activations"].items() if counts["delivered"]} == {}
+
+
+# Nothing can be taken back from these: events stay where they were sent.
+APPENDING = {"qualified_leads", "champions_analytics"}
+
+
+def test_when_everybody_withdraws_no_system_that_can_forget_holds_anybody(mural: tuple[Stage, dict[str, Any]]) -> None:
+    stage, _ = mural
+    present = people_in(stage)
+    assert sum(present.values()) > 100
+    assert set(present) > APPENDING
+    stage.withdraw("mural", stage.users("mural"))
+    report = run_space(stage.directory, stage.home, as_of=END + HOUR)
+    assert report.failures == {}
+    assert set(people_in(stage)) <= APPENDING
+    assert held(stage, f"facebook/records?object=audience/{AUDIENCE_ID}") == []
+    assert held(stage, f"linkedin/records?object=segment/{SEGMENT_ID}") == []
+    assert held(stage, f"marketo/records?object=lists/{LIST_ID}") == []
+    flags = {
+        ("salesforce", "Contact"): "Detractor_At_Renewal__c",
+        ("marketo", "leads"): "Renewal_At_Risk__c",
+        ("braze", "User"): "renewal_at_risk",
+        ("optimizely", "profiles"): "champion_at_risk",
+    }
+    for (system, kind), flag in flags.items():
+        records = held(stage, f"{system}/records?object={kind}")
+        assert records
+        assert [record for record in records if record.get(flag) not in (None, False)] == [], (system, flag)
+    assert held(stage, "gainsight/records?object=user_activity__gc") == []
+
+
+def people_in(stage: Stage) -> dict[str, int]:
+    """Activation -> people that its destination holds now, as the ledger says."""
+    file = stage.home.warehouse_file("mural")
+    with duckdb.connect(str(file), read_only=True) as connection:
+        found = connection.sql(
+            "SELECT activation, count(*) FROM destination_syncs.ledger WHERE present AND segment_id <> '' GROUP BY 1"
+        ).fetchall()
+    return dict(found)
