@@ -62,6 +62,8 @@ def _read(directory: Path, judged: Sequence[ConfirmedChange], draft: Draft | Non
         for text in lineage_problems(space, activation)
     ]
     problems += _unfit_destinations(space)
+    if not problems:
+        problems += _without_a_way_back(space)
     if problems:
         raise SpaceError(tuple(sorted(problems)))
     return space
@@ -81,6 +83,23 @@ def _unfit_destinations(space: Space) -> list[Problem]:
             said = f"destination '{activation.destination}': {error}"
             found[activation.destination] = Problem(SPACE_FILE, line, said, "correct its type or settings")
     return list(found.values())
+
+
+def _without_a_way_back(space: Space) -> list[Problem]:
+    """Activations about people whose destination takes them back by a flag, and that name none: a withdrawal would change nothing."""
+    found = []
+    for key, activation in space.activations.items():
+        config = space.config.destinations[activation.destination]
+        retract = capabilities(config.type, activation.action, config.settings).retract
+        about_people = activation.consent.subject != "none" and activation.trigger.when != "occurs"
+        if retract == "flag_false" and about_people and not activation.settings.get("flag_field"):
+            file = f"activations/{key}.yaml"
+            text, _ = read_text(space.directory / file, file)
+            document, _ = read_yaml(text or "", file)
+            line = document.line("settings") if document is not None else 1
+            said = f"{config.type} takes people back by a flag, and settings name no flag_field: who withdraws consent would stay as they are"
+            found.append(Problem(file, line, said, "name a boolean field of the destination as flag_field"))
+    return found
 
 
 def landing_folder(space: Space, home: Home) -> Path:

@@ -58,13 +58,12 @@ class Stage:
     def new_calls(self) -> int:
         return sum(len(self.calls(system)) - count for system, count in self.seen.items())
 
-    def users(self, space: str) -> list[str]:
-        """User ids of everybody whom the generator made."""
+    def people(self, space: str) -> list[dict[str, str]]:
+        """Identifiers by type of everybody whom the generator made, one entry for each set that was seen together."""
         truth = json.loads((self.home.space(space) / "truth.json").read_text())
-        identifiers = [pair for person in truth["persons"].values() for part in person["parts"] for pair in part]
-        return sorted({value for kind, value in identifiers if kind == "user_id"})
+        return [dict(part) for person in truth["persons"].values() for part in person["parts"]]
 
-    def withdraw(self, space: str, users: Iterable[str]) -> None:
+    def withdraw(self, space: str, people: Iterable[dict[str, str]]) -> None:
         """Land a file in which these people agree to nothing any more, half an hour after now."""
         at = (self.now + HOUR / 2).isoformat().replace("+00:00", "Z")
         refusal = {"categoryPreferences": {"Functional": False, "Analytics": False, "Advertising": False}}
@@ -72,12 +71,12 @@ class Stage:
             {
                 "type": "track",
                 "event": "Segment Consent Preference Updated",
-                "messageId": f"withdrawn-{user}",
-                "userId": user,
-                "context": {"consent": refusal},
+                "messageId": f"withdrawn-{number}",
+                **{name: one[kind] for kind, name in (("user_id", "userId"), ("anonymous_id", "anonymousId")) if kind in one},
+                "context": {"consent": refusal, "traits": {"email": one["email"]} if "email" in one else {}},
                 **dict.fromkeys(("originalTimestamp", "sentAt", "receivedAt", "timestamp"), at),
             }
-            for user in users
+            for number, one in enumerate(people)
         ]
         (self.home.landing(space) / "withdrawn.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
 
