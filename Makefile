@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export CDP_HOME := $(HOME_DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-faults test-snowflake bench lint format lock schemas clean
+.PHONY: help install demo ui test test-faults test-spark test-snowflake bench lint format lock schemas clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -28,11 +28,16 @@ demo: $(STAMP) ## generate data, start the twins, run every asset, deliver, and 
 ui: $(STAMP) ## open the Dagster UI on the demo's state: webserver, daemon, twins, sensors and schedules on
 	@$(BIN)/cdp ui
 
-test: $(STAMP) ## run the suite, but for what test-faults runs
-	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --ignore tests/faults
+test: $(STAMP) ## run the suite, but for what test-faults and test-spark run
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --ignore tests/faults --ignore tests/spark
 
 test-faults: $(STAMP) ## kill the process at every write and send, and let a third of all calls go wrong
 	@$(BIN)/python -m pytest -n auto tests/faults
+
+test-spark: $(STAMP) ## read Delta tables and run audiences with a local Spark, which is installed first (430 MB; needs Java 17)
+	@java -version >/dev/null 2>&1 || { echo "Spark needs Java 17: install it and try again"; exit 1; }
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-spark.lock
+	@$(BIN)/python -m pytest tests/spark
 
 test-snowflake: $(STAMP) ## run the owl_bank comparison on a real Snowflake account named in the environment
 	@$(BIN)/python -m pytest tests/e2e/test_engines_agree.py --live-snowflake -rs
@@ -58,6 +63,8 @@ lock: ## resolve the dependencies again (needs uv)
 	  --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
 	echo "uv" | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --custom-compile-command "make lock" - -o requirements-installer.lock
+	echo "pyspark==4.0.1" | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --custom-compile-command "make lock" - -o requirements-spark.lock
 
 clean: ## remove the home (all demo state)
 	@rm -rf $(HOME_DIR)

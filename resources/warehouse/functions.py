@@ -131,6 +131,11 @@ def _keys(argument: exp.Expr) -> list[str]:
     return json.loads(argument.this)
 
 
+def _bracketed_path(keys: list[str]) -> exp.Expr:
+    """``$['a']['b']``: Spark finds nothing by a name in double quotes."""
+    return exp.Literal.string("$" + "".join(f"['{key}']" for key in keys))
+
+
 def _quoted_path(keys: list[str], root: str) -> exp.Expr:
     quoted = [key.replace("\\", "\\\\").replace('"', '\\"') for key in keys]
     return exp.Literal.string(root + ".".join(f'"{key}"' for key in quoted))
@@ -253,7 +258,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
     },
     "databricks": {
         "CDP_SHA256": lambda n: _call("SHA2", _args(n)[0], exp.Literal.number(256)),
-        "CDP_JSON_TEXT": lambda n: _call("GET_JSON_OBJECT", _args(n)[0], _quoted_path(_keys(_args(n)[1]), "$.")),
+        "CDP_JSON_TEXT": lambda n: _call("GET_JSON_OBJECT", _args(n)[0], _bracketed_path(_keys(_args(n)[1]))),
         "CDP_TRY_DOUBLE": _try("double"),
         "CDP_TRY_BIGINT": _try("bigint"),
         "CDP_TRY_BOOLEAN": _try("boolean"),
