@@ -63,7 +63,8 @@ def deliver(request: SyncRequest, planned: PlannedSync, around: Surroundings) ->
     action = Action(request.activation.action, request.activation.settings)
     destination = around.connect()
     try:
-        destination.remember(around.journal.jobs(request.account))
+        # Sandbox accounts of different systems share a name.
+        destination.remember(around.journal.jobs(f"{request.capabilities.type}:{request.account}"))
         return delivering.deliver(
             Delivery(
                 journal=around.journal,

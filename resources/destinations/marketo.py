@@ -26,6 +26,7 @@ from resources.destinations import (
     Connection,
     Connector,
     FieldRule,
+    JobBook,
     Operation,
     Outcome,
     RateLimit,
@@ -129,6 +130,11 @@ class MarketoDestination(Connector):
     def deliver(self, action: Action, operations: Sequence[Operation]) -> list[Outcome]:
         """Create or update one batch of leads. Raises :class:`DestinationConfigError` for an action that cannot work."""
         self.refuse_unknown(action)
+        try:
+            if self.jobs and self.jobs.open():
+                self._imports(self.jobs).end_open()
+        except CallFailedError as error:
+            return wire.failed(operations, error)
         if action.name == "list":
             return self._deliver_to_list(action, operations)
         lookup = wire.setting(action.settings, "key_field", CAPABILITIES.default_key_fields["Lead"])
@@ -184,9 +190,11 @@ class MarketoDestination(Connector):
         if not fitting:
             return [], list(operations)
         partition = {"partitionName": str(action.settings["partition"])} if action.settings.get("partition") else {}
-        imports = marketo_bulk.Imports(self._call, self.jobs, self._patience)
-        outcomes, refused = imports.upsert(lookup, {**settings, **partition}, fitting)
+        outcomes, refused = self._imports(self.jobs).upsert(lookup, {**settings, **partition}, fitting)
         return outcomes, [*refused, *(o for o, record in rows if not marketo_bulk.fits(record))]
+
+    def _imports(self, jobs: JobBook) -> marketo_bulk.Imports:
+        return marketo_bulk.Imports(self._call, jobs, self._patience)
 
     def _call(self, method: str, path: str, **request: Any) -> httpx.Response:
         return self._wire.call(method, f"{self._base}/{path}", **request)

@@ -44,10 +44,6 @@ class Imports:
     ) -> tuple[list[Outcome], list[Operation]]:
         """(outcomes, operations that the import refused and that go again by themselves). ``settings``: listId, partitionName."""
         operations = [operation for operation, _ in rows]
-        try:
-            self._end_open()
-        except CallFailedError as error:
-            return wire.failed(operations, error), []
         content = bulk.csv_of([record for _, record in rows], lookup, null="")
         try:
             job = self._begin(lookup, settings, content)
@@ -68,8 +64,8 @@ class Imports:
         outcomes = [Outcome(o.id, "delivered", warning="import: row with a warning" if o.key in warned else "") for o in done]
         return outcomes, [o for o in operations if o.key in failed]
 
-    def _end_open(self) -> None:
-        """See earlier imports through before a new one is begun, or older values could be written after newer ones."""
+    def end_open(self) -> None:
+        """See earlier imports through before anything else is written, or older values could follow newer ones. Raises CallFailedError."""
         for job in self._jobs.open():
             try:
                 state = self._wait(job)

@@ -154,6 +154,11 @@ class SalesforceDestination(Connector):
         flag_field = action.settings.get("flag_field")
         if not all(_NAME.match(name) for name in (object, key_field)):
             raise DestinationConfigError("object and key_field are API names")
+        try:
+            if self.jobs and self.jobs.open():
+                self._ingest(self.jobs).end_open()
+        except CallFailedError as error:
+            return wire.failed(operations, error)
         writes, retracts, outcomes = wire.split(operations, flag_field)
         known = self.capabilities.bulk
         if known and self.jobs and len(writes) >= min(known.from_rows, known.batch_rows):
@@ -182,9 +187,11 @@ class SalesforceDestination(Connector):
         fitting = [(o, record) for o, record in rows if salesforce_bulk.fits(record)]
         if not fitting:
             return [], list(operations)
-        ingest = salesforce_bulk.IngestJobs(self._api, jobs, _bulk_row_outcome, self._patience)
-        outcomes, refused = ingest.upsert(object, key_field, fitting)
+        outcomes, refused = self._ingest(jobs).upsert(object, key_field, fitting)
         return outcomes, [*refused, *(o for o, record in rows if not salesforce_bulk.fits(record))]
+
+    def _ingest(self, jobs: JobBook) -> salesforce_bulk.IngestJobs:
+        return salesforce_bulk.IngestJobs(self._api, jobs, _bulk_row_outcome, self._patience)
 
     def _retract(self, object: str, key_field: str, flag_field: str | None, operation: Operation) -> Outcome:
         """One row at a time: only the single-row resource can be told not to create [D]."""

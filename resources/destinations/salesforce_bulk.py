@@ -53,7 +53,6 @@ class IngestJobs:
         """(outcomes, operations of which the job says nothing because it was refused as a whole: nothing of them was written)."""
         operations = [operation for operation, _ in rows]
         try:
-            self._end_open()
             job = self._create(object, key_field)
         except CallFailedError as error:
             return wire.failed(operations, _not_sent(error)), []
@@ -70,8 +69,8 @@ class IngestJobs:
             return ([], operations) if error.status == "rejected" else (wire.failed(operations, _not_sent(error)), [])
         return self._finish(job, key_field, operations)
 
-    def _end_open(self) -> None:
-        """See earlier jobs through before a new one is begun, or older values could be written after newer ones."""
+    def end_open(self) -> None:
+        """See earlier jobs through before anything else is written, or older values could follow newer ones. Raises CallFailedError."""
         for job in self._jobs.open():
             try:
                 state = self._state(job)

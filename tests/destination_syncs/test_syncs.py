@@ -740,3 +740,13 @@ def test_dead_letters_are_found_shown_masked_and_replayed(lab: MakeLab) -> None:
     attempts = questions.history(it.warehouse, Selection(key="p@x"))
     assert [(row["status"], row["operation"]) for row in attempts] == [("delivered", "enter"), ("rejected", "enter")]
     assert questions.dead_letters(it.warehouse) == []
+
+
+def test_each_system_has_a_book_of_jobs_of_its_own(lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = lab("enters")
+    it.people("p")
+    it.want("p")
+    books: list[Any] = []
+    monkeypatch.setattr(type(it.destination), "remember", lambda _, jobs: books.append(jobs))
+    assert it.sync().delivered == 1
+    assert [(book.account, book.open()) for book in books] == [(f"{it.destination.capabilities.type}:sandbox", [])]
