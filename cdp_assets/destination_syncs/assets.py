@@ -25,12 +25,15 @@ from cdp_assets.destination_syncs.plan import SyncRequest
 from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
 from cdp_assets.destination_syncs.tables import LEDGER
 from cdp_assets.linked_audiences import checks as audience_checks
+from cdp_assets.plots import bars, image
 from cdp_assets.quality import RuleResult
 from cdp_assets.space.models import Activation
 from cdp_assets.space.revisions import definition_revision
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles import checks as profile_checks
 from resources.alerts import send_alert
+from resources.destinations import exchanges
+from resources.destinations.exchanges import Counted
 from resources.destinations.open import account_of, open_destination
 from resources.destinations.registry import capabilities
 from resources.instance import pool_of
@@ -102,7 +105,8 @@ def _asset(space: Space, key: str, activation: Activation, landing: Landing) -> 
                 take_in=lambda warehouse: landing.take_in(context, space, loaded, warehouse),
             )
             around = surroundings_of(space, loaded, current, journal, unread)
-            result = sync_activation(request, around)
+            with exchanges.counting() as counted:
+                result = sync_activation(request, around)
         if result.hold:
             context.log.warning(f"held: {_hold(result, key)}")
         with space.open(loaded, on_wait=context.log.info) as warehouse:
@@ -118,6 +122,7 @@ def _asset(space: Space, key: str, activation: Activation, landing: Landing) -> 
             "dagster/row_count": rows,
             **_metadata(result, key, account),
             "outcomes of the last syncs": dg.MetadataValue.md(plot),
+            **_quota(context.instance, asset, counted, request.capabilities.daily_calls),
         }
         yield dg.MaterializeResult(asset, metadata=metadata)
         yield check_result(asset, ACCOUNTED, [_accounting(result)])
@@ -200,6 +205,32 @@ def _metadata(result: SyncResult, key: str, account: str) -> dict:
         "hold": _hold(result, key),
         "batches": result.batches,
         META_AS_OF: format_instant(dt.datetime.now(dt.UTC)),
+    }
+
+
+# Metadata: calls that a sync made.
+CALLS = "calls"
+_PLOTTED = 30
+
+
+def _quota(instance: dg.DagsterInstance, asset: dg.AssetKey, counted: Counted, daily: int | None) -> dict:
+    """Calls of this sync and of the last ones, beside what the destination lets everybody make in a day."""
+    records = instance.fetch_materializations(asset, limit=_PLOTTED - 1).records
+    before = [record.asset_materialization.metadata.get(CALLS) for record in reversed(records) if record.asset_materialization]
+    calls = [*(float(str(value.value)) for value in before if value is not None), float(counted.calls)]
+    labels = [str(number - len(calls) + 1) for number in range(len(calls))]
+    if counted.limit:
+        use = f"{counted.used:,} of {counted.limit:,} calls of the account's day, as the destination says"
+    else:
+        use = (
+            f"{counted.calls:,} calls in this sync, of {daily:,} a day"
+            if daily
+            else f"{counted.calls:,} calls; no quota is known"
+        )
+    return {
+        CALLS: counted.calls,
+        "quota use": use,
+        "calls of the last syncs": dg.MetadataValue.md(image("calls", bars(labels, {"calls": calls}))),
     }
 
 

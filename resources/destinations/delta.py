@@ -102,6 +102,7 @@ class DeltaDestination(Connector):
             failure = CallFailedError("waiting", "commit_conflict")
         except (DeltaError, OSError) as error:
             failure = CallFailedError("waiting", f"storage:{type(error).__name__}")
+        exchanges.count_call()
         if exchanges.watched():
             rows = [o.payload if write == self._merge else {key: o.key} for o in group]
             table = None if failure else self._table(url)

@@ -1,4 +1,4 @@
-"""Watching what connectors say and hear: for a person who wants to see the exact request. Nothing is kept unless somebody watches."""
+"""Watching what connectors say and hear, for a person who wants to see the exact request, and counting it. Nothing is kept unless asked."""
 
 from __future__ import annotations
 
@@ -41,6 +41,43 @@ def watching() -> Iterator[list[Exchange]]:
         yield seen
     finally:
         _watched.reset(token)
+
+
+@dataclass
+class Counted:
+    """Calls that were made, and what the system last said of its quota: used, and in all."""
+
+    calls: int = 0
+    used: int | None = None
+    limit: int | None = None
+
+
+_counted: Final[contextvars.ContextVar[Counted | None]] = contextvars.ContextVar("counted", default=None)
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Counted]:
+    """The calls that are made inside, by this thread."""
+    found = Counted()
+    token = _counted.set(found)
+    try:
+        yield found
+    finally:
+        _counted.reset(token)
+
+
+def count_call() -> None:
+    """One more call."""
+    found = _counted.get()
+    if found is not None:
+        found.calls += 1
+
+
+def tell_quota(used: int, limit: int) -> None:
+    """What the system says of its quota."""
+    found = _counted.get()
+    if found is not None:
+        found.used, found.limit = used, limit
 
 
 def watched() -> bool:

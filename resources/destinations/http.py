@@ -313,6 +313,7 @@ class Wire:
         except httpx.HTTPError:
             failure = _lost("connection_lost", writes)
         finally:
+            exchanges.count_call()
             exchanges.saw_http(asked, response)
         # Raised outside of the handler, so that httpx's exception with its URL is not kept as context.
         raise failure

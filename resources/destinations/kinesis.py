@@ -182,6 +182,7 @@ class KinesisDestination(Connector):
         except botocore.exceptions.BotoCoreError:
             failure = CallFailedError("unknown", "connection_lost", maybe_applied=True)
         finally:
+            exchanges.count_call()
             if exchanges.watched():
                 exchanges.saw(_exchange(stream, records, heard))
         raise failure

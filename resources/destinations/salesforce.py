@@ -34,6 +34,7 @@ from resources.destinations import (
     Operation,
     Outcome,
     bulk,
+    exchanges,
     salesforce_bulk,
 )
 from resources.destinations import http as wire
@@ -264,6 +265,8 @@ class SalesforceDestination(Connector):
     def _watch_quota(self, response: httpx.Response) -> None:
         """Close the account before the organisation's quota is gone, which would stop its other integrations too."""
         usage = re.search(r"api-usage=(\d+)/(\d+)", response.headers.get("sforce-limit-info", ""))
+        if usage:
+            exchanges.tell_quota(int(usage[1]), int(usage[2]))
         if usage and int(usage[1]) >= self._quota_share * int(usage[2]):
             self._account.close_until("quota:share", wire.now() + _QUOTA_PAUSE)
 

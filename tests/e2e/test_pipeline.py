@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import re
 from typing import Any
 
 from cdp_assets.computed_traits.inline import inline_values
+from cdp_assets.dagster_support import asset_key
 from cdp_assets.linked_audiences.compile import compile_inline
+from resources.instance import open_instance
 from resources.space import load
 from resources.warehouse import TableRef
 from tests.e2e.conftest import HOUR, ROOT, Stage
@@ -102,3 +106,20 @@ def test_both_language_versions_of_the_data_graph_give_the_same_members_and_cont
     assert result() == current
     assert current["members"]
     assert current["context"]
+
+
+def test_a_sync_says_how_much_of_the_quota_is_used_and_draws_its_calls(owl_bank: Stage) -> None:
+    owl_bank.run(owl_bank.now + HOUR)
+    with open_instance(owl_bank.home) as instance:
+        for key, said in (
+            ("overdue_contacts", r"\d+ of 100,000 calls of the account's day"),
+            ("overdue_card_alerts", r"of 50,000 a day"),
+        ):
+            found = instance.fetch_materializations(asset_key("owl_bank", "destination_syncs", key), limit=2).records
+            newest, first = (record.asset_materialization for record in found)
+            assert newest is not None and first is not None
+            assert (int(str(first.metadata["calls"].value)) > 0, newest.metadata["calls"].value) == (True, 0)
+            assert re.search(said, str(first.metadata["quota use"].value))
+            picture = str(newest.metadata["calls of the last syncs"].value)
+            svg = base64.b64decode(picture.partition("base64,")[2].removesuffix(")")).decode()
+            assert f"{first.metadata['calls'].value} calls" in svg
