@@ -28,7 +28,8 @@ from resources.destinations import Connection, DestinationConfigError, Operation
 from resources.sandbox import CLIENT_ID, CLIENT_SECRET
 
 RETRY_SECONDS: Final = 4.0  # all tries of one call together; longer waits are the next sync's
-LONGEST_PAUSE: Final = 3.0  # a Retry-After or a full rate window up to this long is slept through
+LONGEST_PAUSE: Final = 3.0  # a Retry-After up to this long is slept through
+LONGEST_PACE: Final = 70.0  # and a full rate window up to this long: windows are of seconds or a minute, or else of an hour
 TIMEOUT_SECONDS: Final = 30.0
 SOON: Final = dt.timedelta(minutes=1)
 AFTER_A_LOOK: Final = dt.timedelta(minutes=15)  # a person has to do something: credentials, permissions
@@ -157,7 +158,7 @@ class Account:
             self.closed_code, self.closed_until = code, until
 
     def enter(self) -> None:
-        """Take a place in the rate window, after a short pause if need be. Raises :class:`CallFailedError` (waiting)."""
+        """Take a place in the rate window, after a pause if need be. Raises :class:`CallFailedError` (waiting) where it would be long."""
         while (pause := self._place()) > 0:
             time.sleep(pause)
 
@@ -174,7 +175,7 @@ class Account:
             if self.bucket.put(item):
                 return 0.0
             seconds = cast(int, self.bucket.waiting(item)) / 1000 + 0.01
-            if seconds > LONGEST_PAUSE:
+            if seconds > LONGEST_PACE:
                 self.close_until("paced", now() + dt.timedelta(seconds=seconds))
                 wait("paced", now() + dt.timedelta(seconds=seconds))
             return seconds

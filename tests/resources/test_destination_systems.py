@@ -358,7 +358,8 @@ def test_a_page_instead_of_an_answer_is_not_taken_for_success(answering) -> None
 # -- pace -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_rate_window_waits_instead_of_sleeping_for_a_minute(twins) -> None:
+def test_a_full_rate_window_that_is_too_long_waits_for_the_next_sync(twins, monkeypatch) -> None:
+    monkeypatch.setattr(wire, "LONGEST_PACE", 10.0)
     connection = twins.connection("gainsight", calls_per_minute=3)
     with gainsight.connect(connection) as destination:
         assert destination.deliver(COMPANIES, [operation(1, Employees=1)])[0].status == "delivered"
