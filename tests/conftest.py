@@ -7,12 +7,14 @@ import itertools
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from resources.destinations.http import is_loopback
 from resources.warehouse import Warehouse
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +25,29 @@ if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 8 * 2**30:
 _numbers = itertools.count(1)
 # Expressions are millions of small objects that live briefly; looking through all others again and again is a tenth of the time.
 gc.set_threshold(100_000, 50, 50)
+
+
+def _only_loopback(event: str, arguments: tuple[Any, ...]) -> None:
+    """Raises for a connection to another machine, and for the look-up of its name: nothing is sent to a real host in any test."""
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    elif event == "socket.getaddrinfo":
+        host = arguments[0]
+    else:
+        return
+    name = host.decode() if isinstance(host, bytes) else str(host or "localhost")
+    if not is_loopback(name) and not _elsewhere:
+        raise AssertionError("a test reaches for a host that is not this machine")
+
+
+# Filled where a test is told to use a real account.
+_elsewhere: list[str] = []
+sys.addaudithook(_only_loopback)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--live-snowflake"):
+        _elsewhere.append("Snowflake")
 
 
 @pytest.fixture
