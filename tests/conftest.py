@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import logging
 import os
 import shutil
-import sys
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,33 @@ _numbers = itertools.count(1)
 gc.set_threshold(100_000, 50, 50)
 
 
-def _only_loopback(event: str, arguments: tuple[Any, ...]) -> None:
-    """Raises for a connection to another machine, and for the look-up of its name: nothing is sent to a real host in any test."""
-    if event == "socket.connect" and isinstance(arguments[1], tuple):
-        host = arguments[1][0]
-    elif event == "socket.getaddrinfo":
-        host = arguments[0]
-    else:
-        return
+# Filled where a test is told to use a real account.
+_elsewhere: list[str] = []
+
+
+def _stay_here(host: Any) -> None:
+    """Raises for another machine: nothing is sent to a real host in any test."""
     name = host.decode() if isinstance(host, bytes) else str(host or "localhost")
     if not is_loopback(name) and not _elsewhere:
         raise AssertionError("a test reaches for a host that is not this machine")
 
 
-# Filled where a test is told to use a real account.
-_elsewhere: list[str] = []
-sys.addaudithook(_only_loopback)
+def _fenced(original: Callable[..., Any], host_of: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def fenced(*arguments: Any, **named: Any) -> Any:
+        _stay_here(host_of(*arguments, **named))
+        return original(*arguments, **named)
+
+    return fenced
+
+
+def _of_address(_: socket.socket, address: Any) -> Any:
+    return address[0] if isinstance(address, tuple) else None
+
+
+socket.socket.connect = _fenced(socket.socket.connect, _of_address)  # type: ignore[method-assign]
+socket.socket.connect_ex = _fenced(socket.socket.connect_ex, _of_address)  # type: ignore[method-assign]
+socket.getaddrinfo = _fenced(socket.getaddrinfo, lambda host, *_, **__: host)
 
 
 def pytest_configure(config: pytest.Config) -> None:
