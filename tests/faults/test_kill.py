@@ -14,7 +14,7 @@ from tests.faults.world import BULK, HTTP, SYSTEMS, World
 BEFORE = {"p1": 1, "p2": 1, "p3": 1, "p4": 1, "p5": 1}
 AFTER = {"p1": 1, "p2": 1, "p3": 2, "p5": 1, "p6": 1, "p7": 1, "p8": 1}
 RIGHT = {f"{person}@x.org": value for person, value in AFTER.items() if person != "p5"}
-EVERY = {**SYSTEMS, "http": HTTP, **BULK}
+EVERY = {**SYSTEMS, "http": HTTP, "salesforce in bulk": BULK["salesforce in bulk"]}
 PEOPLE = dict.fromkeys([f"p{n}" for n in range(1, 9)], True)
 
 

@@ -243,7 +243,8 @@ class World:
     def _capabilities(self) -> Any:
         known = capabilities(self.system.type, self.activation.action, self.system.connection)
         rows = self.rows or self.system.rows
-        bulk = dataclasses.replace(known.bulk, batch_rows=rows) if known.bulk else None
+        # Batches of a few rows are no jobs, but where the world is about jobs.
+        bulk = dataclasses.replace(known.bulk, batch_rows=rows) if known.bulk and self.system.connection else None
         return dataclasses.replace(known, batch_rows=rows, bulk=bulk)
 
     def _connect(self) -> Destination:
