@@ -40,8 +40,9 @@ def _intervals(space: Space, definitions: dg.Definitions) -> dict[dg.AssetKey, d
     rooms = {(space.name, "raw_events"), (space.name, "unified_profiles")}
     found = {key: _PARTITION[space.config.partitions] for a in assets for key in a.keys if tuple(key.path[:2]) in rooms}
     for schedule in definitions.schedules or ():
-        selection = getattr(schedule.job, "selection", None) if isinstance(schedule, dg.ScheduleDefinition) else None
-        if selection is None or not isinstance(schedule, dg.ScheduleDefinition):
+        assert isinstance(schedule, dg.ScheduleDefinition)  # the other kind is of jobs with partitions
+        selection = getattr(schedule.job, "selection", None)
+        if selection is None:
             continue  # the demo's pulse runs no asset
         interval = dt.timedelta(minutes=interval_minutes(Schedule(cron=str(schedule.cron_schedule))))
         for key in selection.resolve(assets):

@@ -181,7 +181,7 @@ class MarketoDestination(Connector):
         settings: Mapping[str, str],
         operations: Sequence[Operation],
     ) -> tuple[list[Outcome], list[Operation]]:
-        """(outcomes of a bulk import, what is left for single calls): everything where there are few, or somebody leaves a list first."""
+        """(outcomes of a bulk import, what is left for single calls): everything where there are few."""
         known = self.capabilities.bulk
         if known is None or self.jobs is None or len(operations) < min(known.from_rows, known.batch_rows):
             return [], list(operations)
@@ -194,7 +194,7 @@ class MarketoDestination(Connector):
         return outcomes, [*refused, *(o for o, record in rows if not marketo_bulk.fits(record))]
 
     def _imports(self, jobs: JobBook) -> marketo_bulk.Imports:
-        return marketo_bulk.Imports(self._call, jobs, self._patience)
+        return marketo_bulk.Imports(self._call, self._judge, jobs, self._patience)
 
     def _call(self, method: str, path: str, **request: Any) -> httpx.Response:
         return self._wire.call(method, f"{self._base}/{path}", **request)

@@ -14,11 +14,12 @@ import httpx
 
 from resources.destinations import Bulk, JobBook, Operation, Outcome, bulk
 from resources.destinations import http as wire
-from resources.destinations.http import CallFailedError
+from resources.destinations.http import CallFailedError, Judge
 
 BULK: Final = Bulk(from_rows=3_000, batch_rows=30_000, batch_bytes=9_500_000)  # 10 MB [D], with a little room
 
 _RUNNING: Final = frozenset({"Queued", "Importing"})
+_NUMBERS: Final = {"failures": "numOfRowsFailed", "warnings": "numOfRowsWithWarning"}
 _LONGEST_PAUSE: Final = 30.0  # [D] ask every 5 to 30 seconds
 
 Call = Callable[..., httpx.Response]
@@ -36,8 +37,8 @@ def fits(record: Mapping[str, Any]) -> bool:
 class Imports:
     """The imports of one subscription."""
 
-    def __init__(self, call: Call, jobs: JobBook, patience: dt.timedelta) -> None:
-        self._call, self._jobs, self._patience = call, jobs, patience
+    def __init__(self, call: Call, judge: Judge, jobs: JobBook, patience: dt.timedelta) -> None:
+        self._call, self._judge, self._jobs, self._patience = call, judge, jobs, patience
 
     def upsert(
         self, lookup: str, settings: Mapping[str, str], rows: Sequence[tuple[Operation, Mapping[str, Any]]]
@@ -54,8 +55,10 @@ class Imports:
             if state in _RUNNING:
                 later = CallFailedError("waiting", f"bulk:import {job} is under way", wire.now() + bulk.LATER)
                 return wire.failed(operations, later), []
-            failed = self._keys(job, "failures", lookup) if state == "Complete" else {o.key for o in operations}
-            warned = self._keys(job, "warnings", lookup) if state == "Complete" else set()
+            if state == "Complete":
+                failed, warned = (self._keys(job, what, lookup) for what in ("failures", "warnings"))
+            else:
+                failed, warned = {o.key for o in operations}, set()
         except CallFailedError as error:
             until = error.not_before or wire.now() + bulk.LATER
             return wire.failed(operations, CallFailedError("waiting", f"bulk:import {job}: {error.code}", until)), []
@@ -96,14 +99,25 @@ class Imports:
         return str(job)
 
     def _wait(self, job: str) -> str:
-        return bulk.wait(lambda: self._state(job), _RUNNING, self._patience, _LONGEST_PAUSE)
+        return bulk.wait(lambda: str(self._shown(job).get("status")), _RUNNING, self._patience, _LONGEST_PAUSE)
 
-    def _state(self, job: str) -> str:
+    def _shown(self, job: str) -> Mapping[str, Any]:
         answer = wire.body_of(self._call("GET", f"bulk/v1/leads/batch/{job}.json", writes=False))
         results = answer.get("result") if isinstance(answer, dict) else None
-        return str(results[0].get("status")) if isinstance(results, list) and results else ""
+        return results[0] if isinstance(results, list) and results and isinstance(results[0], dict) else {}
 
     def _keys(self, job: str, what: str, lookup: str) -> set[str]:
-        """Keys of the rows of an import's failures or warnings."""
-        answer = self._call("GET", f"bulk/v1/leads/batch/{job}/{what}.json", writes=False, judge=wire.judge_status)
-        return {row.get(lookup, "") for row in bulk.rows_of(answer.text)}
+        """Keys of the rows of an import's failures or warnings, as many as it says there are. Raises CallFailedError for fewer."""
+        told = int(self._shown(job).get(_NUMBERS[what]) or 0)
+        answer = (
+            self._call("GET", f"bulk/v1/leads/batch/{job}/{what}.json", writes=False, judge=self._judge_file) if told else None
+        )
+        rows = list(bulk.rows_of(answer.text)) if answer is not None else []
+        if len(rows) != told:
+            raise CallFailedError("waiting", f"{what}:answer_not_understood")
+        return {row.get(lookup, "") for row in rows}
+
+    def _judge_file(self, response: httpx.Response) -> None:
+        """A file, or what went wrong, in JSON and with HTTP 200."""
+        if response.status_code != 200 or response.content.lstrip()[:1] == b"{":
+            self._judge(response)

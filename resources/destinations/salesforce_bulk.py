@@ -55,7 +55,7 @@ class IngestJobs:
         try:
             job = self._create(object, key_field)
         except CallFailedError as error:
-            return wire.failed(operations, _not_sent(error)), []
+            return _not_sent(operations, error)
         try:
             self._call(
                 "PUT",
@@ -66,7 +66,7 @@ class IngestJobs:
             )
         except CallFailedError as error:
             self._abort(job)
-            return ([], operations) if error.status == "rejected" else (wire.failed(operations, _not_sent(error)), [])
+            return _not_sent(operations, error)
         return self._finish(job, key_field, operations)
 
     def end_open(self) -> None:
@@ -111,7 +111,7 @@ class IngestJobs:
             # Its state says whether it was heard.
             if error.status == "rejected":
                 self._abort(job)
-                return wire.failed(operations, _not_sent(error)), []
+                return _not_sent(operations, error)
         try:
             state = self._wait(job)
             if state == "Open":
@@ -171,6 +171,8 @@ class IngestJobs:
         self._jobs.ended(job)
 
 
-def _not_sent(error: CallFailedError) -> CallFailedError:
-    """A job that was not closed writes nothing, whatever became of the call."""
-    return CallFailedError("waiting", error.code, error.not_before) if error.status == "unknown" else error
+def _not_sent(operations: Sequence[Operation], error: CallFailedError) -> tuple[list[Outcome], list[Operation]]:
+    """A job that was not closed writes nothing, whatever became of the call. One that was refused says nothing of its rows."""
+    if error.status == "rejected":
+        return [], list(operations)
+    return wire.failed(operations, CallFailedError("waiting", error.code, error.not_before)), []

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 from resources.sandbox import CLIENT_ID, CLIENT_SECRET
 from resources.sandbox.marketo_bulk import MOST_BYTES, ROUTES, Imports
 from resources.sandbox.store import Record, Store, fold
-from resources.sandbox.twin import Answer, Call, MalformedError, Twin, bearer
+from resources.sandbox.twin import Answer, Call, MalformedError, Twin, bearer, number_of
 
 LIST_ID: Final = "900"
 _TOKEN_SECONDS: Final = 3600  # [D]
@@ -50,6 +50,7 @@ _LEAD_FIELDS: Final[dict[str, tuple[str, int]]] = {
 }
 # These belong to the company record and cannot be changed through a lead [D].
 _COMPANY_FIELDS: Final = {"company", "industry", "annualRevenue", "numberOfEmployees", "billingCity", "billingCountry"}
+_NUMBERS: Final = ("integer", "float", "currency", "score", "percent")
 _ACTIONS: Final = ("createOrUpdate", "createOnly", "updateOnly", "createDuplicate")
 _CUSTOM_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,250}__c$")
 _EMAIL_SHAPE = re.compile(r"^[^@\s]+@[^@\s.]+(\.[^@\s.]+)+$")
@@ -448,14 +449,8 @@ def _from_text(name: str, text: str, lookup: str, fields: Mapping[str, tuple[str
         return text
     if kind in ("boolean", "any") and text in ("true", "false"):
         return text == "true"
-    if kind in ("integer", "float", "currency", "score", "percent", "any"):
-        for number in (int, float):
-            try:
-                if str(number(text)) == text:
-                    return number(text)
-            except ValueError:
-                continue
-    return text
+    number = number_of(text) if kind in ("any", *_NUMBERS) else None
+    return text if number is None else number
 
 
 _REQUEST_MESSAGES: Final = {
@@ -485,7 +480,7 @@ def _value_error(value: Any, kind: str, length: int) -> str | None:
         return None
     if isinstance(value, list | dict):
         return "1001"
-    if kind in ("integer", "float", "currency", "score", "percent"):
+    if kind in _NUMBERS:
         return None if isinstance(value, int | float) and not isinstance(value, bool) else "1001"
     if kind == "boolean":
         return None if isinstance(value, bool) or value in (0, 1, "true", "false", "0", "1") else "1001"

@@ -484,13 +484,11 @@ class SalesforceTwin(Twin):
         self, object: str, field: str, rows: list[dict[str, Any]], hit: list[bool], at: dt.datetime
     ) -> list[RowResult]:
         """Upsert of rows with different keys, as a job does it."""
-        found = self.store.find(self.system, object, field, [row[field] for row in rows if row.get(field) not in (None, "")])
+        found = self.store.find(self.system, object, field, [row[field] for row in rows if row.get(field)])
         results: list[RowResult] = []
         for row, fails in zip(rows, hit, strict=True):
-            matches = found.get(fold(row[field]), []) if row.get(field) not in (None, "") else []
-            errors = (
-                [] if row.get(field) not in (None, "") else [_item_error("MISSING_ARGUMENT", f"{field} not specified", [field])]
-            )
+            matches = found.get(fold(row[field]), []) if row.get(field) else []
+            errors = [] if row.get(field) else [_item_error("MISSING_ARGUMENT", f"{field} not specified", [field])]
             if len(matches) > 1:
                 errors = [_item_error("DUPLICATE_EXTERNAL_ID", "A user-specified external id matches several records", [field])]
             errors = errors or _validate(_schema_of(object) or {}, row, creating=not matches)

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from resources.sandbox.faults import fails_row
 from resources.sandbox.store import Store, fold
-from resources.sandbox.twin import Answer, Call
+from resources.sandbox.twin import Answer, Call, number_of
 
 ROUTES: Final = (
     ("POST", "/services/data/{version}/jobs/ingest", "bulk_create"),
@@ -233,14 +233,8 @@ class IngestJobs:
         kind = self._field_type(object, name)
         if name != key and cell in ("true", "false") and kind in ("boolean", "any"):
             return cell == "true"
-        if name != key and kind in ("double", "any"):
-            for number in (int, float):
-                try:
-                    if str(number(cell)) == cell:
-                        return number(cell)
-                except ValueError:
-                    continue
-        return cell
+        number = number_of(cell) if name != key and kind in ("double", "any") else None
+        return cell if number is None else number
 
 
 def _columns(job: Mapping[str, Any]) -> list[str]:

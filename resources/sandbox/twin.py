@@ -140,3 +140,14 @@ def bearer(call: Call, schemes: tuple[str, ...] = ("bearer",)) -> str:
     """The token of the Authorization header, or nothing."""
     scheme, _, token = call.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() in schemes else ""
+
+
+def number_of(text: str) -> int | float | None:
+    """The number that a text is when it reads back the same; ``0123`` is none."""
+    for kind in (int, float):
+        try:
+            if str(kind(text)) == text:
+                return kind(text)
+        except ValueError:
+            continue
+    return None

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def make(directory: Path, home: Home, *, profiles: int, days: int, seed: int = 7
         generate(space, warehouse, home, profiles=profiles, days=days, seed=seed, end=END)
 
 
+@contextmanager
+def copied(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """A copy of a folder with ``space/`` and ``home/``, its twins running."""
+    shutil.copytree(made, folder)
+    home = Home(folder / "home")
+    with sandbox(home.sandbox) as url:
+        monkeypatch.setenv("CDP_SANDBOX_URL", url)
+        yield Stage(folder / "space", home, url)
+
+
 @pytest.fixture(scope="session")
 def owl_bank_after_one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``space/`` and ``home/``: owl_bank generated and run once as of END."""
@@ -117,11 +128,7 @@ def owl_bank_after_one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def owl_bank(owl_bank_after_one_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """A copy of the owl_bank that has run once; its twins hold what that run delivered."""
-    shutil.copytree(owl_bank_after_one_run, tmp_path / "stage")
-    home = Home(tmp_path / "stage" / "home")
-    with sandbox(home.sandbox) as url:
-        monkeypatch.setenv("CDP_SANDBOX_URL", url)
-        stage = Stage(tmp_path / "stage" / "space", home, url)
+    with copied(owl_bank_after_one_run, tmp_path / "stage", monkeypatch) as stage:
         stage.forget_calls()
         yield stage
 

@@ -13,8 +13,7 @@ import pytest
 from cdp_assets.space.home import Home
 from resources.destinations import Action, Operation, Outcome, salesforce
 from resources.destinations import http as wire
-from resources.sandbox.server import sandbox
-from tests.e2e.conftest import END, HOUR, ROOT, Stage, make
+from tests.e2e.conftest import END, HOUR, ROOT, Stage, copied, make
 
 CONTACTS = "overdue_contacts"
 BATCH = 5
@@ -31,11 +30,8 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    shutil.copytree(generated, tmp_path / "stage")
-    home = Home(tmp_path / "stage" / "home")
-    with sandbox(home.sandbox) as url:
-        monkeypatch.setenv("CDP_SANDBOX_URL", url)
-        yield Stage(tmp_path / "stage" / "space", home, url)
+    with copied(generated, tmp_path / "stage", monkeypatch) as stage:
+        yield stage
 
 
 @pytest.mark.parametrize("since_yesterday", [False, True])

@@ -121,14 +121,22 @@ def test_an_upload_without_an_answer_is_unknown_and_one_that_was_refused_waits(t
     assert {o.status for o in deliver(twins, leads({}, {}))} == {"waiting"}
 
 
-def test_failures_that_cannot_be_read_leave_the_import_in_the_book(twins: Twins) -> None:
-    twins.fault("marketo", kind="500", path="failures")
-    book = Book()
-    assert {o.status for o in deliver(twins, leads({}, {}), book)} == {"waiting"}
+@pytest.mark.parametrize("kind", ["500", "429", "503", "expired_token"])
+def test_failures_that_cannot_be_read_are_not_taken_for_none(twins: Twins, kind: str) -> None:
+    """Most refusals come with HTTP 200, as the file itself does."""
+    twins.fault("marketo", kind=kind, path="failures")
+    book, mixed = Book(), leads({}, {"leadScore": "many"})
+    assert {o.status for o in deliver(twins, mixed, book)} == {"waiting"}
     assert book.jobs == ["1001"]
     twins.no_faults("marketo")
-    assert {o.status for o in deliver(twins, leads({}, {}), book)} == {"delivered"}
+    assert [o.status for o in deliver(twins, mixed, book)] == ["delivered", "rejected"]
     assert book.jobs == []
+
+
+def test_a_file_of_fewer_failures_than_were_told_of_is_not_believed(twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resources.sandbox.marketo_bulk.Imports.rows", lambda *_: b"email,Import Failure Reason\n")
+    found = deliver(twins, leads({}, {"leadScore": "many"}))
+    assert {(o.status, o.reason) for o in found} == {("waiting", "bulk:import 1001: failures:answer_not_understood")}
 
 
 def test_an_import_that_marketo_has_forgotten_holds_nothing_up(twins: Twins) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from resources.destinations import Action, Operation, Outcome
+from resources.destinations import http as wire
 from resources.destinations.registry import capabilities, connect
-from resources.destinations.salesforce import SalesforceDestination
 from tests.resources.conftest import Clock, Twins
 
 CONTACTS = Action("upsert", {"object": "Contact", "key_field": "Cdp_Id__c", "flag_field": "In__c"})
@@ -189,6 +189,30 @@ def test_an_upload_without_an_answer_writes_nothing(twins: Twins, kind: str) -> 
     assert book.jobs == []  # aborted
 
 
+@pytest.mark.parametrize("place", ["jobs/ingest", "batches", "closing"])
+def test_rows_of_a_job_that_is_refused_go_by_collections(twins: Twins, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """An organisation or user that may not use the resource: no row is at fault."""
+    from resources.destinations.salesforce_bulk import IngestJobs
+
+    def refusing(self: IngestJobs, method: str, path: str, **request: Any) -> Any:
+        at = "closing" if b"UploadComplete" in request.get("content", b"") else path.rpartition("/")[2]
+        if at == place.rpartition("/")[2] and method != "GET":
+            wire.refuse("400:INVALIDJOB")
+        return self._given(method, path, **request)  # type: ignore[attr-defined]
+
+    begin = IngestJobs.__init__
+
+    def watched(self: IngestJobs, call: Any, *others: Any) -> None:
+        begin(self, lambda *a, **k: refusing(self, *a, **k), *others)
+        self._given = call  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(IngestJobs, "__init__", watched)
+    book = Book()
+    found = deliver(twins, contacts({}, {"Email": "none"}), book)
+    assert [(o.status, o.reason) for o in found] == [("delivered", ""), ("rejected", "INVALID_EMAIL_ADDRESS (Email)")]
+    assert book.jobs == []
+
+
 def test_a_closing_whose_answer_was_lost_is_looked_up(twins: Twins) -> None:
     twins.fault("salesforce", kind="commit_then_drop", path="jobs/ingest/", method="PATCH", times=1)
     assert {o.status for o in deliver(twins, contacts({}, {}))} == {"delivered"}
@@ -240,4 +264,6 @@ def test_a_threshold_that_is_none_is_refused() -> None:
 
     with pytest.raises(DestinationConfigError, match="bulk_from_rows is a number of rows"):
         capabilities("salesforce", "upsert", {"bulk_from_rows": "many"})
-    assert SalesforceDestination.capabilities.bulk is not None
+    for wrong in (-1, True, 2.5):
+        with pytest.raises(DestinationConfigError, match="0 for never"):
+            capabilities("salesforce", "upsert", {"bulk_from_rows": wrong})

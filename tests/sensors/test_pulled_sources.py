@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -57,6 +57,19 @@ def tick(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
     return found
 
 
+def asked_by(schedule: str, hour: int) -> Sequence[dg.AssetKey]:
+    """The assets of the one run that a tick of the schedule asks for."""
+    definitions = build_definitions(MURAL)
+    at = dt.datetime(2026, 11, 2, hour, tzinfo=dt.UTC)
+    known = definitions.get_repository_def()
+    with (
+        dg.instance_for_test() as instance,
+        dg.build_schedule_context(instance, scheduled_execution_time=at, repository_def=known) as context,
+    ):
+        (asked,) = definitions.resolve_schedule_def(schedule).evaluate_tick(context).run_requests or ()
+    return asked.asset_selection or ()
+
+
 def read_up_to(instance: dg.DagsterInstance, place: str) -> None:
     """As a reading that came so far says."""
     shard, _, position = place.partition(":")
@@ -93,17 +106,7 @@ def test_a_record_that_comes_during_a_tick_is_seen_by_it(twins: str, monkeypatch
 
 
 def test_the_daily_reverse_etl_reads_the_source_of_its_model_in_the_same_run() -> None:
-    definitions = build_definitions(MURAL)
-    at = dt.datetime(2026, 10, 8, 5, tzinfo=dt.UTC)
-    with (
-        dg.instance_for_test() as instance,
-        dg.build_schedule_context(
-            instance, scheduled_execution_time=at, repository_def=definitions.get_repository_def()
-        ) as context,
-    ):
-        found = definitions.resolve_schedule_def("mural__sync_churn_report").evaluate_tick(context)
-    (asked,) = found.run_requests or ()
-    assert asked.asset_selection == followers(load(MURAL), "nps_responses")
+    assert asked_by("mural__sync_churn_report", hour=5) == followers(load(MURAL), "nps_responses")
 
 
 def test_a_source_that_cannot_be_read_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,21 +117,12 @@ def test_a_source_that_cannot_be_read_is_a_skip_with_its_reason(monkeypatch: pyt
     assert found.skip_message == "kinesis does not answer: EndpointConnectionError"
 
 
-def test_other_sources_are_read_by_the_default_schedule(tmp_path: Path) -> None:
+def test_other_sources_are_read_by_the_default_schedule() -> None:
     space = load(MURAL)
     assert pulled_hourly(space) == [asset_key("mural", "pulled_sources", "nps_responses")]
-    definitions = build_definitions(MURAL, tmp_path)
-    at = dt.datetime(2026, 11, 2, 10, tzinfo=dt.UTC)
-    with (
-        dg.instance_for_test() as instance,
-        dg.build_schedule_context(
-            instance, scheduled_execution_time=at, repository_def=definitions.get_repository_def()
-        ) as context,
-    ):
-        found = definitions.resolve_schedule_def("mural__audiences_every_1h").evaluate_tick(context)
-    (asked,) = found.run_requests or ()
-    assert set(pulled_hourly(space)) <= set(asked.asset_selection or ())
-    assert SOURCE not in set(asked.asset_selection or ())
+    asked = asked_by("mural__audiences_every_1h", hour=10)
+    assert set(pulled_hourly(space)) <= set(asked)
+    assert SOURCE not in asked
     assert followers(space, "nps_responses") == [
         asset_key("mural", "pulled_sources", "nps_responses"),
         asset_key("mural", "activation_payloads", "churn_report"),

@@ -8,14 +8,10 @@ from random import Random
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from cdp_assets.computed_traits.tables import stored_values
-from cdp_assets.linked_audiences.compile import compile_inline
-from resources.warehouse import TableRef, Warehouse
-from resources.warehouse.compiling import CompilingWarehouse
+from resources.warehouse import Warehouse
 from resources.warehouse.duckdb import open_duckdb
-from tests.linked_audiences.test_oracle import Found, by_the_oracle, differing, store_logins
+from tests.linked_audiences.test_oracle import Found, by_the_oracle, compiled_for, differing, store_logins
 from tests.linked_audiences.worlds import Town, town
-from tests.people import AS_OF
 
 SCHEMAS = ("raw_events", "events", "unified_profiles", "profiles", "computed_traits", "bank")
 
@@ -39,17 +35,8 @@ def copy_to(spark: SparkSession, warehouse: Warehouse, folder: Path) -> None:
 
 
 def by_spark(spark: SparkSession, local: Warehouse, drawn: Town) -> Found:
-    warehouse = CompilingWarehouse("databricks", lambda ref: local.schema(TableRef.parse(str(ref))))
     found: Found = {}
-    for key in drawn.made.audiences:
-        compiled = compile_inline(
-            warehouse,
-            drawn.made,
-            key,
-            AS_OF,
-            trait_values=lambda trait: stored_values(warehouse, trait, "now"),
-            suppressions=False,
-        )
+    for key, warehouse, compiled in compiled_for("databricks", local, drawn):
         queries = [warehouse.sql(expression) for expression in (compiled.members, compiled.context)]
         if max(map(len, queries)) > LONGEST:
             continue
