@@ -15,7 +15,8 @@ from cdp_assets.data_graph.model import ColumnJoin, DataGraph, Entity, ExternalI
 from cdp_assets.linked_audiences.build import build_audiences
 from cdp_assets.linked_audiences.tables import TABLES as AUDIENCE_TABLES
 from cdp_assets.raw_events.tables import MESSAGES
-from cdp_assets.space.models import Audience, SpaceConfig
+from cdp_assets.space.models.audiences import Audience
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import window_of
 from cdp_assets.unified_profiles.tables import (

@@ -18,7 +18,7 @@ from cdp_assets.destination_syncs.plan import State, SyncRequest, plan_sync, wri
 from cdp_assets.destination_syncs.sync import Surroundings
 from cdp_assets.destination_syncs.tables import LEDGER
 from cdp_assets.destination_syncs.tables import TABLES as SYNC_TABLES
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.unified_profiles.tables import CONSENT_STATES, INTERNAL_TABLES, id_graph_updates, profile_schema, profile_tables
 from resources.destinations import Action, Capabilities, Operation, Outcome
 from resources.warehouse.duckdb import DuckDBWarehouse, open_duckdb

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from benchmarks.figures import Clock, Figure
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.tables import MESSAGES
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.unified_profiles.build import build_profiles
 from cdp_assets.unified_profiles.free import resolve
 from cdp_assets.unified_profiles.merges import Merges

@@ -15,7 +15,7 @@ import duckdb
 
 from benchmarks.figures import Figure
 from cdp_assets.raw_events.intake import take_in
-from cdp_assets.space.models import SpaceConfig, WarehouseConfig
+from cdp_assets.space.models.settings import SpaceConfig, WarehouseConfig
 from resources.warehouse.duckdb import open_duckdb
 
 TITLE = "Landing"

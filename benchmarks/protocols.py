@@ -16,7 +16,7 @@ from benchmarks.figures import Clock, Figure
 from cdp_assets.raw_events.parse import Message, parse_line
 from cdp_assets.raw_events.protocols import PlanStage
 from cdp_assets.raw_events.stages import MESSAGE_BATCH
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.tracking_plan import read_plan
 
 TITLE = "Tracking plan"

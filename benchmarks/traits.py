@@ -11,7 +11,8 @@ from benchmarks.figures import Clock, Figure
 from cdp_assets.computed_traits.build import build_traits
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.tables import MESSAGES
-from cdp_assets.space.models import SpaceConfig, Trait
+from cdp_assets.space.models.settings import SpaceConfig
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import window_of
 from cdp_assets.unified_profiles.tables import EVENT_PROFILES, INTERNAL_TABLES, id_graph_updates, profile_schema, profile_tables

@@ -14,7 +14,9 @@ import dagster as dg
 
 from cdp_assets.data_graph import profiles_sync
 from cdp_assets.data_graph.model import DataGraph
-from cdp_assets.space.models import PartitionKind, SpaceConfig, SqlModel
+from cdp_assets.space.models.activations import SqlModel
+from cdp_assets.space.models.common import PartitionKind
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window, as_of_of, window_by_key
 from resources.warehouse import TableRef, TableSpec

@@ -47,7 +47,7 @@ from cdp_assets.raw_events.landing import fingerprint, list_landing  # noqa: E40
 from cdp_assets.reports import assets as reports  # noqa: E402
 from cdp_assets.space.conditions import audience_references  # noqa: E402
 from cdp_assets.space.home import Home  # noqa: E402
-from cdp_assets.space.models import Activation  # noqa: E402
+from cdp_assets.space.models.activations import Activation  # noqa: E402
 from cdp_assets.space.revisions import audience_revision, trait_revision  # noqa: E402
 from cdp_assets.space.space import Space  # noqa: E402
 from cdp_assets.unified_profiles.assets import build_unified_profiles, external_profiles  # noqa: E402

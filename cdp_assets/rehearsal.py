@@ -23,7 +23,7 @@ from cdp_assets.activation_payloads.unit_payload import OK, personal_fields
 from cdp_assets.destination_syncs.people import sendable
 from cdp_assets.destination_syncs.states import TRIGGERS, Op, Reaction
 from cdp_assets.space.masking import mask_record, mask_value
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import find_profile
 from resources.destinations import Action, Connection, Operation, Outcome

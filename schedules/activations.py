@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from cdp_assets.dagster_support import asset_key
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import window_of
 from schedules.audiences import build_keys, effective_schedule, pulled_hourly

@@ -11,7 +11,7 @@ import dagster as dg
 from cdp_assets.dagster_support import asset_key
 from cdp_assets.data_graph.model import TraitJoin
 from cdp_assets.space.conditions import audience_references, entity_paths, trait_references
-from cdp_assets.space.models import Schedule
+from cdp_assets.space.models.common import Schedule
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window, window_of, windows
 from schedules.ticks import built_as_of, closed_before, cron_of, default_status, name_of, overlapping, request

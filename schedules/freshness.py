@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from cdp_assets.space.models import PartitionKind, Schedule
+from cdp_assets.space.models.common import PartitionKind, Schedule
 from cdp_assets.space.space import Space
 from schedules.ticks import interval_minutes
 

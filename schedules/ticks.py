@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from cdp_assets.dagster_support import META_AS_OF, TAG_AS_OF, format_instant, parse_instant
-from cdp_assets.space.models import Schedule, SpaceConfig
+from cdp_assets.space.models.common import Schedule
+from cdp_assets.space.models.settings import SpaceConfig
 
 TAG_SCHEDULE = "cdp/schedule"
 # The partition that a run builds once more because it has ended.

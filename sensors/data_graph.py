@@ -14,7 +14,7 @@ import dagster as dg
 
 from cdp_assets.dagster_internals import running_backfills, subset_run_request
 from cdp_assets.dagster_support import META_REVISION, asset_key, partitions_of
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.revisions import audience_revision, trait_revision
 from cdp_assets.space.space import Space, SpaceError
 from cdp_assets.space.time import window_by_key

@@ -17,7 +17,9 @@ from cdp_assets.computed_traits.tables import TABLES as TRAIT_TABLES
 from cdp_assets.data_graph.model import DataGraph, Entity, Relationship
 from cdp_assets.linked_audiences.tables import TABLES as AUDIENCE_TABLES
 from cdp_assets.raw_events.tables import MESSAGES
-from cdp_assets.space.models import Audience, SpaceConfig, Trait, WarehouseConfig
+from cdp_assets.space.models.audiences import Audience
+from cdp_assets.space.models.settings import SpaceConfig, WarehouseConfig
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window, window_of
 from cdp_assets.unified_profiles.tables import (

@@ -17,7 +17,8 @@ from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.destination_syncs import schemas as syncs
 from cdp_assets.destination_syncs.tables import INTENTS, LEDGER, OUTCOMES, SYNCS
 from cdp_assets.quality import RowRule, RuleResult, evaluate
-from cdp_assets.space.models import Activation, DestinationConfig, SpaceConfig
+from cdp_assets.space.models.activations import Activation
+from cdp_assets.space.models.settings import DestinationConfig, SpaceConfig
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import CONSENT_STATES, external_id_mapping_updates, id_graph_updates
 from resources.destinations import FieldRule

@@ -21,7 +21,7 @@ from cdp_assets.dagster_support import (
     table_key,
 )
 from cdp_assets.linked_audiences.tables import BUILDS as AUDIENCE_BUILDS
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.revisions import definition_revision
 from cdp_assets.space.space import Space
 from resources.instance import pool_of

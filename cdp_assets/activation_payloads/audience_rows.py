@@ -23,7 +23,7 @@ from cdp_assets.activation_payloads.rules import PayloadError
 from cdp_assets.data_graph.model import MissingNodeError, Node
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS
 from cdp_assets.space.conditions import entity_paths
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Space
 from resources.warehouse import MissingTableError, TableRef, Warehouse
 

@@ -27,7 +27,7 @@ from cdp_assets.computed_traits.tables import SCHEMA as TRAITS_SCHEMA
 from cdp_assets.linked_audiences.tables import SCHEMA as AUDIENCES_SCHEMA
 from cdp_assets.raw_events.tables import EVENTS_SCHEMA
 from cdp_assets.raw_events.tables import SCHEMA as RAW_SCHEMA
-from cdp_assets.space.models import Activation, SqlModel
+from cdp_assets.space.models.activations import Activation, SqlModel
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import SCHEMA as PROFILES_SCHEMA
 from cdp_assets.unified_profiles.tables import identifiers_as_of, profile_schema

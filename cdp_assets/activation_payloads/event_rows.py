@@ -21,7 +21,7 @@ from cdp_assets.activation_payloads.unit_payload import Unit, event_unit, refusa
 from cdp_assets.raw_events.tables import LANDING_FILES, MESSAGES
 from cdp_assets.space.fql import FqlError
 from cdp_assets.space.message_rows import COLUMNS, RowDocument
-from cdp_assets.space.models import Activation, EventStream
+from cdp_assets.space.models.activations import Activation, EventStream
 from cdp_assets.space.space import Space
 from cdp_assets.space.transforming import Judge, TransformationError, Withheld, for_destination
 from cdp_assets.unified_profiles.tables import events_as_of

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from cdp_assets.activation_payloads.tables import MESSAGE_ID_TOKEN, TIMESTAMP_TOKEN
 from cdp_assets.data_graph.model import Node
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Space
 
 # Event names of audience messages, by unit and whether it enters or exits.

@@ -17,7 +17,7 @@ from cdp_assets.activation_payloads import people
 from cdp_assets.activation_payloads.mapping_kit import reads
 from cdp_assets.activation_payloads.message import plain
 from cdp_assets.activation_payloads.rules import PayloadError
-from cdp_assets.space.models import Activation, ColumnSubject, SqlModel
+from cdp_assets.space.models.activations import Activation, ColumnSubject, SqlModel
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import identifiers_as_of
 from resources.warehouse import TableRef, UserQueryError, Warehouse

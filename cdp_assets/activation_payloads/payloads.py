@@ -35,7 +35,7 @@ from cdp_assets.linked_audiences.tables import PATH_ROWS
 from cdp_assets.raw_events.tables import any_suppressions
 from cdp_assets.space.builds import KIND_CURRENT, record_build
 from cdp_assets.space.masking import mask_record
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import suppressed_as_of
 from resources.warehouse import TableRef, TableSpec, Warehouse, naive_utc

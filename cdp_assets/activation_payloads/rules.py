@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cdp_assets.activation_payloads.tables import TIMESTAMP_TOKEN
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Space
 from resources.destinations import DestinationConfigError, FieldRule, registry
 

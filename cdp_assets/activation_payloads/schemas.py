@@ -20,7 +20,7 @@ from cdp_assets.activation_payloads.people import LATEST
 from cdp_assets.activation_payloads.rules import target_of
 from cdp_assets.activation_payloads.tables import PAYLOADS, TIMESTAMP_TOKEN
 from cdp_assets.quality import RowRule, not_in, schema_of
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import canonical_ids_as_of, consent_as_of
 from resources.destinations import FieldRule

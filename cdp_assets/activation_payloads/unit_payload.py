@@ -16,7 +16,7 @@ from cdp_assets.activation_payloads.mapping_kit.values import text
 from cdp_assets.activation_payloads.message import AudienceMessages, row_message
 from cdp_assets.activation_payloads.model_rows import ModelRow
 from cdp_assets.activation_payloads.rules import PayloadError, Target, field_problems
-from cdp_assets.space.models import Activation, ColumnSubject
+from cdp_assets.space.models.activations import Activation, ColumnSubject
 from cdp_assets.space.space import Space
 
 # A message above this size is not emitted (Segment's limit for audience events).

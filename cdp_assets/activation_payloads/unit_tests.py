@@ -19,7 +19,7 @@ from cdp_assets.activation_payloads.unit_payload import OK, UnitMapper, UnitPayl
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.activation_tests import Case
 from cdp_assets.space.documents import read_text, read_yaml
-from cdp_assets.space.models import Activation, ColumnSubject
+from cdp_assets.space.models.activations import Activation, ColumnSubject
 from cdp_assets.space.space import Problem, Space
 from cdp_assets.space.transforming import Judge
 

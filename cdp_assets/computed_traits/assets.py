@@ -14,10 +14,11 @@ from cdp_assets.computed_traits.build import TraitResult, build_traits
 from cdp_assets.computed_traits.tables import ACCOUNT_VALUES, SCHEMA, TRAIT_VALUES
 from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, profile_deps, room_spec
 from cdp_assets.space.builds import record_revision
-from cdp_assets.space.models import Trait, TraitKind
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.revisions import trait_revision, trait_slice
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window
+from cdp_assets.space.trait_rules import TraitKind
 from resources.warehouse import Warehouse
 
 ROOM = "computed_traits"

@@ -27,9 +27,10 @@ from cdp_assets.computed_traits.tables import (
 )
 from cdp_assets.space.builds import record_build
 from cdp_assets.space.errors import cause
-from cdp_assets.space.models import Trait, TraitKind
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window
+from cdp_assets.space.trait_rules import TraitKind
 from resources.warehouse import TableRef, Warehouse, timestamp_literal
 
 

@@ -38,8 +38,9 @@ from cdp_assets.computed_traits.scan import (
     typed,
 )
 from cdp_assets.computed_traits.tables import ACCOUNT, PROFILE
-from cdp_assets.space.models import Trait, TraitKind
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.space import Space
+from cdp_assets.space.trait_rules import TraitKind
 from cdp_assets.unified_profiles.tables import memberships_as_of, newest_memberships_as_of, profiles_as_of, traits_as_of
 from resources.warehouse import Warehouse
 from resources.warehouse import functions as fn

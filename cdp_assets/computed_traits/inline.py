@@ -11,8 +11,8 @@ from cdp_assets.computed_traits.compile import event_rows, of_members
 from cdp_assets.computed_traits.scan import OWNER
 from cdp_assets.computed_traits.sql_traits import run_query
 from cdp_assets.computed_traits.tables import PROFILE
-from cdp_assets.space.models import TraitKind
 from cdp_assets.space.space import Space
+from cdp_assets.space.trait_rules import TraitKind
 from resources.warehouse import Warehouse
 
 

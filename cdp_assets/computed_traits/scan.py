@@ -20,10 +20,11 @@ import ibis.expr.types as ir
 
 from cdp_assets.computed_traits.tables import PROFILE
 from cdp_assets.raw_events.tables import MESSAGES
-from cdp_assets.space.models import EventFilter, Operator, Session, Trait, TraitKind
+from cdp_assets.space.models.audiences import EventFilter, Operator
+from cdp_assets.space.models.traits import Session, Trait
 from cdp_assets.space.operators import compare, event_value, instant_of, joined_by, number_of
 from cdp_assets.space.space import Space
-from cdp_assets.space.trait_rules import ValueType
+from cdp_assets.space.trait_rules import TraitKind, ValueType
 from cdp_assets.unified_profiles.tables import events_as_of
 from resources.warehouse import Warehouse, timestamp_literal
 from resources.warehouse import functions as fn

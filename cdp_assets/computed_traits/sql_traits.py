@@ -17,7 +17,7 @@ import ibis.expr.types as ir
 from cdp_assets.computed_traits.compile import Keep, TraitRows
 from cdp_assets.computed_traits.scan import OWNER, typed
 from cdp_assets.computed_traits.tables import ACCOUNT, PROFILE
-from cdp_assets.space.models import Trait
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.operators import finite
 from cdp_assets.space.queries import MAX_COLUMNS, PEOPLE_COLUMNS
 from cdp_assets.space.space import Space

@@ -27,7 +27,7 @@ from cdp_assets.destination_syncs.tables import LEDGER
 from cdp_assets.linked_audiences import checks as audience_checks
 from cdp_assets.plots import bars, image
 from cdp_assets.quality import RuleResult
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.revisions import definition_revision
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles import checks as profile_checks

@@ -7,7 +7,7 @@ import datetime as dt
 from cdp_assets.activation_payloads.tables import DealtWith
 from cdp_assets.destination_syncs.states import Outcome
 from cdp_assets.destination_syncs.tables import ACTIVATION_STATE, LEDGER
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from resources.warehouse import Warehouse
 
 

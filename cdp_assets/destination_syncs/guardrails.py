@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cdp_assets.space.models import Guardrails
+from cdp_assets.space.models.activations import Guardrails
 
 BACKFILL: Final = "backfill"
 CHECKS: Final = "checks"

@@ -13,7 +13,7 @@ import ibis.expr.types as ir
 
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.tables import any_suppressions
-from cdp_assets.space.models import ColumnSubject, Consent
+from cdp_assets.space.models.activations import ColumnSubject, Consent
 from cdp_assets.unified_profiles.tables import (
     ID_ALIASES,
     canonical_ids_as_of,

@@ -35,7 +35,7 @@ from cdp_assets.destination_syncs.tables import (
     LEDGER,
     SYNCS,
 )
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from resources.destinations import Capabilities
 from resources.warehouse import Condition, Warehouse, naive_utc, timestamp_literal
 from resources.warehouse import functions as fn

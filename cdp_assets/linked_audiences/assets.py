@@ -17,7 +17,7 @@ from cdp_assets.linked_audiences.shown import markdown, shown
 from cdp_assets.linked_audiences.tables import AUDIENCE_MEMBERS, SCHEMA
 from cdp_assets.space.builds import record_revision
 from cdp_assets.space.conditions import audience_references, entity_paths, trait_references
-from cdp_assets.space.models import Audience
+from cdp_assets.space.models.audiences import Audience
 from cdp_assets.space.revisions import audience_revision, audience_slice
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window

@@ -53,7 +53,7 @@ from cdp_assets.linked_audiences.tables import (
 from cdp_assets.space.builds import KIND_CURRENT, KIND_HISTORY, record_build
 from cdp_assets.space.conditions import audience_references, trait_references
 from cdp_assets.space.errors import cause
-from cdp_assets.space.models import Audience
+from cdp_assets.space.models.audiences import Audience
 from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window

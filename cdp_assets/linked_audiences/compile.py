@@ -29,7 +29,7 @@ from cdp_assets.linked_audiences.entities import PROFILE, EntityRows, child_node
 from cdp_assets.linked_audiences.entity_history import entity_table
 from cdp_assets.raw_events.tables import any_suppressions
 from cdp_assets.space.conditions import entity_references, filters_of
-from cdp_assets.space.models import (
+from cdp_assets.space.models.audiences import (
     Audience,
     AudienceCondition,
     Comparison,

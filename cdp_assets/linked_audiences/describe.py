@@ -10,10 +10,9 @@ from typing import Any, Protocol, Self, TypeVar
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.conditions import filters_of
 from cdp_assets.space.documents import Place
-from cdp_assets.space.models import (
+from cdp_assets.space.models.audiences import (
     Audience,
     AudienceCondition,
-    Between,
     ColumnFilters,
     ColumnReference,
     Comparison,
@@ -24,10 +23,10 @@ from cdp_assets.space.models import (
     Operator,
     Quantified,
     ReferringEventFilters,
-    Span,
     TraitCondition,
     TraitReference,
 )
+from cdp_assets.space.models.common import Between, Span
 from cdp_assets.space.space import Space
 
 _WORDS = {

@@ -32,7 +32,7 @@ from cdp_assets.data_graph.model import (
     TraitJoin,
 )
 from cdp_assets.space.conditions import filters_of
-from cdp_assets.space.models import ColumnFilter, EntityCondition, EventCondition
+from cdp_assets.space.models.audiences import ColumnFilter, EntityCondition, EventCondition
 from cdp_assets.space.operators import ConditionError, compare, joined_by
 from resources.warehouse import TableRef, Warehouse
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from cdp_assets.data_graph.model import Entity
 from cdp_assets.linked_audiences.tables import ENTITY_SNAPSHOTS
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.operators import ConditionError, family
 from resources.warehouse import MissingTableError, TableRef, Warehouse, naive_utc, timestamp_literal
 from resources.warehouse import functions as fn

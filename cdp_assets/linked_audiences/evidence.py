@@ -22,7 +22,7 @@ from cdp_assets.linked_audiences.entities import PROFILE, child_node, column_of
 from cdp_assets.linked_audiences.verdicts import Atom, Evidence, Judgement, Row
 from cdp_assets.space.conditions import audience_references, filters_of
 from cdp_assets.space.documents import Place
-from cdp_assets.space.models import (
+from cdp_assets.space.models.audiences import (
     Audience,
     AudienceCondition,
     Comparison,

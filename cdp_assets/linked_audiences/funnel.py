@@ -18,7 +18,7 @@ from cdp_assets.linked_audiences.describe import Line, condition_lines, drawn, t
 from cdp_assets.linked_audiences.verdicts import filter_places, nested_place, positive
 from cdp_assets.space.conditions import filters_of
 from cdp_assets.space.documents import Place
-from cdp_assets.space.models import Audience, Condition, EntityCondition, EventCondition
+from cdp_assets.space.models.audiences import Audience, Condition, EntityCondition, EventCondition
 from cdp_assets.space.operators import joined_by
 from cdp_assets.space.space import Space
 from resources.warehouse import Warehouse

@@ -21,7 +21,7 @@ from cdp_assets.linked_audiences.funnel import emptied_by, funnel_text, survivor
 from cdp_assets.linked_audiences.sql import audience_sql
 from cdp_assets.space.conditions import entity_references
 from cdp_assets.space.masking import looks_personal, mask_value
-from cdp_assets.space.models import Audience
+from cdp_assets.space.models.audiences import Audience
 from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import identifiers_as_of

@@ -19,7 +19,7 @@ from typing import Any
 from cdp_assets.linked_audiences.entities import yields
 from cdp_assets.space.conditions import filters_of
 from cdp_assets.space.documents import Place
-from cdp_assets.space.models import (
+from cdp_assets.space.models.audiences import (
     Audience,
     AudienceCondition,
     ColumnFilters,

@@ -14,7 +14,7 @@ from cdp_assets.linked_audiences.entity_history import entity_table, has_history
 from cdp_assets.space.conditions import EntityReference, entity_references
 from cdp_assets.space.documents import Document, read_text, read_yaml
 from cdp_assets.space.load import SPACE_FILE
-from cdp_assets.space.models import Audience, ColumnFilter
+from cdp_assets.space.models.audiences import Audience, ColumnFilter
 from cdp_assets.space.operators import ConditionError, compare
 from cdp_assets.space.space import Problem, Space
 from resources.warehouse import MissingTableError, TableRef, Warehouse

@@ -40,7 +40,7 @@ from cdp_assets.space.builds import built_with
 from cdp_assets.space.conditions import filters_of
 from cdp_assets.space.documents import Place
 from cdp_assets.space.masking import looks_personal, mask_value
-from cdp_assets.space.models import (
+from cdp_assets.space.models.audiences import (
     Audience,
     AudienceCondition,
     Comparison,

@@ -26,7 +26,7 @@ from cdp_assets.raw_events.policies import build_stages
 from cdp_assets.raw_events.tables import EVENT_COLUMNS, MESSAGES, QUARANTINE, SCHEMA, VIOLATIONS
 from cdp_assets.raw_events.violations import as_markdown, violations_by_event
 from cdp_assets.space.builds import builds_spec, record_build
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window, window_by_key
 from resources.instance import pool_of

@@ -11,7 +11,7 @@ import ibis.expr.types as ir
 from cdp_assets.raw_events.calendar import Calendar
 from cdp_assets.raw_events.intake import BEFORE_START, IntakeResult
 from cdp_assets.raw_events.tables import BUILDS, DUPLICATES, LANDING_FILES, LINE_COUNTS, MESSAGES, QUARANTINE, TABLES
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.time import Window
 from resources.warehouse import Warehouse, timestamp_literal
 

@@ -10,7 +10,8 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
-from cdp_assets.space.models import PartitionKind, SpaceConfig
+from cdp_assets.space.models.common import PartitionKind
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.time import Window, window_at, windows
 
 

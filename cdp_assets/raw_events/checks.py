@@ -22,7 +22,7 @@ from cdp_assets.raw_events.schemas import (
 )
 from cdp_assets.raw_events.stages import WITHOUT_RAW
 from cdp_assets.raw_events.tables import MESSAGES, QUARANTINE, SUPPRESSIONS, VIOLATIONS
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from resources.warehouse import Warehouse
 
 ACCOUNTED = "accounted_for"

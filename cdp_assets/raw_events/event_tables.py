@@ -17,7 +17,7 @@ import ibis.expr.types as ir
 from cdp_assets.raw_events.columns import TABLE_OF_TYPE, Column
 from cdp_assets.raw_events.intake import known_columns
 from cdp_assets.raw_events.tables import EVENTS_SCHEMA, MESSAGES
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.time import Window
 from resources.warehouse import TableRef, TableSpec, Warehouse, timestamp_literal
 from resources.warehouse import functions as fn

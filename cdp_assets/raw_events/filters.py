@@ -14,7 +14,7 @@ from cdp_assets.raw_events.documents import documents, met, without
 from cdp_assets.raw_events.parse import CONSENT_EVENT
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, Stage, StageResult
 from cdp_assets.space.fql import FqlError
-from cdp_assets.space.models import EventStreamFilter
+from cdp_assets.space.models.settings import EventStreamFilter
 from cdp_assets.space.space import Space
 from cdp_assets.space.transforming import FQL_INVALID, Changes, Judge, Transformer, Withheld, transform, transformers
 

@@ -36,7 +36,7 @@ from cdp_assets.raw_events.tables import (
     TABLES,
     VIOLATIONS,
 )
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from resources.warehouse import Warehouse, naive_utc
 
 Item = TypeVar("Item")

@@ -42,7 +42,7 @@ from cdp_assets.raw_events.plan_verdicts import (
     unplanned_event,
 )
 from cdp_assets.raw_events.stages import REFUSED, VIOLATION_BATCH, StageResult
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.space import Space
 from cdp_assets.space.tracking_plan import TrackingPlan
 

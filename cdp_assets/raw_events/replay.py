@@ -32,7 +32,7 @@ from cdp_assets.raw_events.tables import (
     TABLES,
     VIOLATIONS,
 )
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from resources.warehouse import TableRef, TableSpec, Warehouse, naive_utc
 
 # What the quarantine keeps of such lines is not the line as it came.

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, REFUSED, StageResult
 from cdp_assets.raw_events.tables import SUPPRESSIONS
-from cdp_assets.space.models import IdentitySettings
+from cdp_assets.space.models.settings import IdentitySettings
 from resources.warehouse import Warehouse, naive_utc
 
 REASON: Final = "suppressed"

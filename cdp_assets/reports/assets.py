@@ -17,7 +17,7 @@ from cdp_assets.dagster_support import (
 from cdp_assets.plots import bars, image
 from cdp_assets.reports.build import build_report
 from cdp_assets.reports.tables import report_ref
-from cdp_assets.space.models import SqlModel
+from cdp_assets.space.models.activations import SqlModel
 from cdp_assets.space.revisions import model_revision
 from cdp_assets.space.space import Space
 from resources.instance import pool_of

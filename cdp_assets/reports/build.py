@@ -13,7 +13,7 @@ import ibis.expr.types as ir
 from cdp_assets.reports.tables import BUILDS, SCHEMA, report_ref
 from cdp_assets.space.builds import KIND_CURRENT, record_build
 from cdp_assets.space.masking import mask_record
-from cdp_assets.space.models import SqlModel
+from cdp_assets.space.models.activations import SqlModel
 from cdp_assets.space.space import Space
 from resources.warehouse import TableSpec, UserQueryError, Warehouse
 

@@ -9,7 +9,7 @@ from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.activation_tests import ActivationTests, Case
 from cdp_assets.space.documents import Document, Place
 from cdp_assets.space.located import did_you_mean
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Problem
 
 

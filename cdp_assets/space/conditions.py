@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import overload
 
 from cdp_assets.space.documents import Place
-from cdp_assets.space.models import (
+from cdp_assets.space.models.audiences import (
     Audience,
     AudienceCondition,
     ColumnFilter,

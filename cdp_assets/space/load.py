@@ -16,11 +16,15 @@ from cdp_assets.data_graph.hcl import parse_graph
 from cdp_assets.data_graph.model import DataGraph, ExternalProfiles
 from cdp_assets.space.activation_test_checks import check_tests
 from cdp_assets.space.activation_tests import ActivationTests
+from cdp_assets.space.base import Model
 from cdp_assets.space.breaking import check_confirmed
 from cdp_assets.space.confirmed import ConfirmedChange, missing_nodes
 from cdp_assets.space.documents import Document, Place, read_text, read_yaml
 from cdp_assets.space.located import did_you_mean, validate
-from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
+from cdp_assets.space.models.activations import Activation, SqlModel
+from cdp_assets.space.models.audiences import Audience
+from cdp_assets.space.models.settings import SpaceConfig
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.queries import QueryText, check_queries
 from cdp_assets.space.query import compile_query
 from cdp_assets.space.query.membership import misread_memberships, with_memberships

@@ -11,8 +11,9 @@ from typing import Annotated, Any, TypeVar, Union
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from cdp_assets.space.base import Model
 from cdp_assets.space.documents import Document, Place
-from cdp_assets.space.models import CONDITION_KEYS, UNION_TAGS, Model
+from cdp_assets.space.models.audiences import CONDITION_KEYS, UNION_TAGS
 from cdp_assets.space.query import QueryError
 from cdp_assets.space.space import Problem
 

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import ibis
 import ibis.expr.types as ir
 
-from cdp_assets.space.models import (
+from cdp_assets.space.models.audiences import (
     DATES,
     LISTS,
     ORDERS,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from cdp_assets.data_graph.model import DataGraph
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.space import Problem, readable_schemas
 from resources.warehouse import UserQueryError, parse_user_query
 

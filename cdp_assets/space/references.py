@@ -15,21 +15,10 @@ from cdp_assets.space.conditions import (
 )
 from cdp_assets.space.documents import Document, Place
 from cdp_assets.space.located import did_you_mean
-from cdp_assets.space.models import (
-    LISTS,
-    ORDERS,
-    TEXTS,
-    UNARY,
-    Activation,
-    Audience,
-    ColumnSubject,
-    Operator,
-    SpaceConfig,
-    SqlModel,
-    Trait,
-    TraitCondition,
-    kind_of,
-)
+from cdp_assets.space.models.activations import Activation, ColumnSubject, SqlModel
+from cdp_assets.space.models.audiences import LISTS, ORDERS, TEXTS, UNARY, Audience, Operator, TraitCondition, kind_of
+from cdp_assets.space.models.settings import SpaceConfig
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.space import Problem
 from cdp_assets.space.transformations import Transformation
 

@@ -18,15 +18,10 @@ from sqlglot.errors import SqlglotError
 
 from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, Join, JunctionJoin, Node, TraitJoin
 from cdp_assets.data_graph.printing import print_graph
+from cdp_assets.space.base import Model
 from cdp_assets.space.conditions import audience_references, entity_paths, trait_references
 from cdp_assets.space.consumers import consumers_by_node
-from cdp_assets.space.models import (
-    AudienceCondition,
-    EntityCondition,
-    EventCondition,
-    Model,
-    TraitCondition,
-)
+from cdp_assets.space.models.audiences import AudienceCondition, EntityCondition, EventCondition, TraitCondition
 from cdp_assets.space.space import Space
 
 Slice = dict[str, Any]

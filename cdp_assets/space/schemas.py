@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from cdp_assets.space.activation_tests import ActivationTests
-from cdp_assets.space.models import Activation, Audience, Model, SpaceConfig, SqlModel, Trait
+from cdp_assets.space.base import Model
+from cdp_assets.space.models.activations import Activation, SqlModel
+from cdp_assets.space.models.audiences import Audience
+from cdp_assets.space.models.settings import SpaceConfig
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.tracking_plan import TrackingPlan
 from cdp_assets.space.transformations import Transformation
 

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.activation_tests import ActivationTests
-from cdp_assets.space.models import Activation, Audience, SpaceConfig, SqlModel, Trait
+from cdp_assets.space.models.activations import Activation, SqlModel
+from cdp_assets.space.models.audiences import Audience
+from cdp_assets.space.models.settings import SpaceConfig
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.transformations import Transformation
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from cdp_assets.space.models import PartitionKind, SpaceConfig
+from cdp_assets.space.models.common import PartitionKind
+from cdp_assets.space.models.settings import SpaceConfig
 
 _FORMATS = {
     PartitionKind.hourly: "%Y-%m-%d-%H:%M",

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from cdp_assets.space.models import Trait
+    from cdp_assets.space.models.traits import Trait
 
 ValueType = Literal["number", "string", "boolean", "timestamp", "list"]
 SHORTEST_SESSION: Final = dt.timedelta(minutes=30)

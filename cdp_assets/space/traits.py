@@ -9,9 +9,12 @@ import ibis
 
 from cdp_assets.space.conditions import trait_references
 from cdp_assets.space.documents import Document, Place
-from cdp_assets.space.models import Activation, Audience, EventFilters, Trait, TraitKind
+from cdp_assets.space.models.activations import Activation
+from cdp_assets.space.models.audiences import Audience, EventFilters
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.operators import ConditionError, compare, event_value
 from cdp_assets.space.space import Problem
+from cdp_assets.space.trait_rules import TraitKind
 
 MAX_SQL_TRAITS = 25
 

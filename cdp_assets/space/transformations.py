@@ -11,7 +11,8 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from cdp_assets.space import fql
-from cdp_assets.space.models import FqlCondition, Model, Slug
+from cdp_assets.space.base import Model
+from cdp_assets.space.models.common import FqlCondition, Slug
 
 MAX_DEPTH: Final = 4
 MAX_VALUES: Final = 10

@@ -10,7 +10,7 @@ import dagster as dg
 from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, room_spec, row_counts, run_instant
 from cdp_assets.data_graph import profiles_sync
 from cdp_assets.data_graph.model import DataGraph
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.unified_profiles import checks, measure
 from cdp_assets.unified_profiles.build import build_profiles
 from cdp_assets.unified_profiles.sync_tables import (

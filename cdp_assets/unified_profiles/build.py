@@ -22,7 +22,7 @@ import pyarrow as pa
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.tables import MESSAGES
 from cdp_assets.space.builds import record_build
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.unified_profiles import aliases, replaced, snapshots
 from cdp_assets.unified_profiles.free import resolve
 from cdp_assets.unified_profiles.last_seen import ShownRows, mapping_rows

@@ -11,7 +11,7 @@ from cdp_assets.dagster_support import asset_key
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.quality import RuleResult
 from cdp_assets.quality import evaluate as evaluate_schema
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.unified_profiles.schemas import CHECKED_TABLES, ROW_RULES
 from cdp_assets.unified_profiles.sync_tables import sync_specs
 from cdp_assets.unified_profiles.tables import CONSENT_STATES, profile_schema, profile_tables

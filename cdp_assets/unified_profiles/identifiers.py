@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import ibis.expr.types as ir
 import orjson
 
-from cdp_assets.space.models import BlockedValue, IdentitySettings
+from cdp_assets.space.models.settings import BlockedValue, IdentitySettings
 from resources.warehouse import functions as fn
 
 _EMAIL_PLACES = (("traits", "email"), ("context", "traits", "email"), ("properties", "email"))

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 
 from cdp_assets.raw_events.tables import MESSAGES
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.unified_profiles.consent import ConsentStates, preferences, state_rows
 from cdp_assets.unified_profiles.merges import Merges
 from cdp_assets.unified_profiles.numbers import BLOCKED, NO_IDENTIFIER, NO_PROFILE, REASONS, Ints, Outcome

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdp_assets.space.models import IdentitySettings
+from cdp_assets.space.models.settings import IdentitySettings
 from cdp_assets.unified_profiles.identifiers import Rules
 from cdp_assets.unified_profiles.last_seen import ShownRows
 from cdp_assets.unified_profiles.numbers import NO_IDENTIFIER, NO_PROFILE, Entries, Ints, Policy, State

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping
 
 from cdp_assets.data_graph.model import DataGraph
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.unified_profiles import groups, sync_views, wide_traits
 from cdp_assets.unified_profiles.tables import (
     BUILDS,

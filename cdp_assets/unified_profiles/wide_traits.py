@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.tables import MESSAGES
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.naming import snake_case
 from cdp_assets.unified_profiles.external import is_trait_column
 from cdp_assets.unified_profiles.logs import source_columns

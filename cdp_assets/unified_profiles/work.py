@@ -17,7 +17,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from cdp_assets.raw_events.tables import MESSAGES
-from cdp_assets.space.models import IdentitySettings
+from cdp_assets.space.models.settings import IdentitySettings
 from cdp_assets.unified_profiles.identifiers import DOCUMENTS, Blocked, candidates, places
 from cdp_assets.unified_profiles.state_tables import APPLIED_CORRECTIONS, ENTRIES, EVENT_IDENTIFIERS, IDENTIFIERS
 from cdp_assets.unified_profiles.tables import IDENTITY_CORRECTIONS

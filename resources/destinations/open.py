@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cdp_assets.space.home import Home
-from cdp_assets.space.models import DestinationConfig
+from cdp_assets.space.models.settings import DestinationConfig
 from cdp_assets.space.pulled import PulledSource
 from resources.destinations import Connection, Destination, DestinationConfigError
 from resources.destinations.registry import FILES, connect

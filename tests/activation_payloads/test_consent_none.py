@@ -8,7 +8,7 @@ import pytest
 from activation_payloads_world import ACCOUNTS, AS_OF, World, activation, space
 
 from cdp_assets.activation_payloads.consent import identifier_leaks, lineage_problems
-from cdp_assets.space.models import Activation, SqlModel
+from cdp_assets.space.models.activations import Activation, SqlModel
 from resources.warehouse import Warehouse
 
 

@@ -11,7 +11,8 @@ from activation_payloads_world import ACCOUNTS, AS_OF, World, activation
 from cdp_assets.activation_payloads.payloads import PayloadError, PayloadsResult
 from cdp_assets.activation_payloads.tables import PAYLOAD_BUILDS
 from cdp_assets.raw_events.suppression import suppress
-from cdp_assets.space.models import Activation, IdentitySettings, SqlModel
+from cdp_assets.space.models.activations import Activation, SqlModel
+from cdp_assets.space.models.settings import IdentitySettings
 from resources.warehouse import Warehouse
 
 QUERY = "SELECT id, kind, email, :as_of AS made_at FROM bank.accounts"

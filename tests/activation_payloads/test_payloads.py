@@ -13,7 +13,7 @@ from activation_payloads_world import AS_OF, WINDOW, World, activation
 from cdp_assets.activation_payloads.payloads import PayloadError
 from cdp_assets.activation_payloads.tables import BUILDS, MESSAGE_ID_TOKEN, PAYLOAD_BUILDS, PAYLOADS, TIMESTAMP_TOKEN
 from cdp_assets.raw_events.suppression import suppress
-from cdp_assets.space.models import IdentitySettings
+from cdp_assets.space.models.settings import IdentitySettings
 from resources.warehouse import Warehouse
 
 CARD_ENTERS = {"unit": "entity", "path": "Accounts:cards", "when": "enters"}

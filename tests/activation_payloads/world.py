@@ -16,7 +16,10 @@ from cdp_assets.computed_traits.tables import TRAIT_VALUES
 from cdp_assets.data_graph.model import ColumnJoin, DataGraph, Entity, ExternalIdJoin, Relationship
 from cdp_assets.linked_audiences import tables as audiences
 from cdp_assets.space.builds import record_build
-from cdp_assets.space.models import Activation, Audience, ConsentCategory, SpaceConfig, SqlModel, Trait
+from cdp_assets.space.models.activations import Activation, SqlModel
+from cdp_assets.space.models.audiences import Audience
+from cdp_assets.space.models.settings import ConsentCategory, SpaceConfig
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles import tables as profiles
 from resources.destinations import Capabilities, FieldRule

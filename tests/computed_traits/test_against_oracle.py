@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cdp_assets.computed_traits.build import TraitResult, build_traits
 from cdp_assets.computed_traits.tables import ACCOUNT_CHANGES, ACCOUNT_VALUES, TRAIT_CHANGES, TRAIT_VALUES
-from cdp_assets.space.models import Trait
+from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.space import Space
 from resources.warehouse import TableSpec, Warehouse
 from tests.computed_traits.oracle import Value, canonical, expected

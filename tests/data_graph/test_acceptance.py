@@ -24,7 +24,7 @@ from cdp_assets.data_graph.model import ColumnJoin, ExternalIdJoin, JunctionJoin
 from cdp_assets.definitions import build_definitions
 from cdp_assets.linked_audiences.sql import audience_sql
 from cdp_assets.space.home import Home
-from cdp_assets.space.models import Audience
+from cdp_assets.space.models.audiences import Audience
 from cdp_assets.space.revisions import audience_revision
 from cdp_assets.space.space import Space, SpaceError
 from resources.space import load

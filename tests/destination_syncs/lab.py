@@ -20,7 +20,7 @@ from cdp_assets.destination_syncs.journal import Journal
 from cdp_assets.destination_syncs.plan import SyncRequest
 from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
 from cdp_assets.destination_syncs.tables import LEDGER, OUTCOMES, ROOM_TABLES
-from cdp_assets.space.models import Activation
+from cdp_assets.space.models.activations import Activation
 from cdp_assets.unified_profiles.tables import (
     CONSENT_STATES,
     ID_ALIASES,

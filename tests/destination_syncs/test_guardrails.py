@@ -11,7 +11,7 @@ from cdp_assets.destination_syncs.guardrails import (
     standing,
     tables_guardrail,
 )
-from cdp_assets.space.models import Guardrails
+from cdp_assets.space.models.activations import Guardrails
 
 
 def test_exits_hold_above_both_the_share_and_the_number() -> None:

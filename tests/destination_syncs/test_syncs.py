@@ -24,7 +24,7 @@ from cdp_assets.destination_syncs.sync import deliver, plan
 from cdp_assets.destination_syncs.tables import DELIVERY_STATE, INTENTS, LEDGER, OUTCOMES, SYNCS
 from cdp_assets.raw_events.suppression import lift as lift_suppression
 from cdp_assets.raw_events.suppression import suppress as record_suppression
-from cdp_assets.space.models import IdentitySettings
+from cdp_assets.space.models.settings import IdentitySettings
 from cdp_assets.unified_profiles.tables import ID_ALIASES, external_id_mapping_updates
 from resources.destinations import Outcome
 from resources.warehouse import TableSpec, Warehouse, naive_utc

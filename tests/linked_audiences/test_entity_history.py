@@ -15,7 +15,7 @@ from cdp_assets.data_graph.model import Entity
 from cdp_assets.linked_audiences.entity_history import SCHEMA, entity_table, take_snapshots
 from cdp_assets.linked_audiences.tables import BUILDS, ENTITY_SNAPSHOTS
 from cdp_assets.linked_audiences.warehouse_check import check_audiences
-from cdp_assets.space.models import EntityHistory, SpaceConfig
+from cdp_assets.space.models.settings import EntityHistory, SpaceConfig
 from cdp_assets.space.revisions import audience_revision
 from cdp_assets.space.space import Space
 from resources.warehouse import TableRef, Warehouse

@@ -9,7 +9,7 @@ import pytest
 from cdp_assets.linked_audiences.preview import preview
 from cdp_assets.linked_audiences.sql import audience_sql
 from cdp_assets.raw_events.suppression import lift, suppress
-from cdp_assets.space.models import IdentitySettings
+from cdp_assets.space.models.settings import IdentitySettings
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import suppressed_as_of, traits_as_of
 from resources.warehouse import Warehouse

@@ -19,7 +19,8 @@ from cdp_assets.linked_audiences.verdicts import Judge
 from cdp_assets.linked_audiences.why import why
 from cdp_assets.raw_events.suppression import suppress
 from cdp_assets.space.builds import record_revision
-from cdp_assets.space.models import EntityCondition, EventCondition, IdentitySettings
+from cdp_assets.space.models.audiences import EntityCondition, EventCondition
+from cdp_assets.space.models.settings import IdentitySettings
 from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.revisions import audience_revision, audience_slice
 from cdp_assets.space.space import Space

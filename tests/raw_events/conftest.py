@@ -15,7 +15,7 @@ from cdp_assets.raw_events.build import Counts, affected_windows, build_window
 from cdp_assets.raw_events.event_tables import EventTablesResult, build_event_tables
 from cdp_assets.raw_events.intake import take_in
 from cdp_assets.raw_events.stages import Stage
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.time import window_by_key, windows
 from resources.warehouse import TableRef, Warehouse
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from cdp_assets.raw_events.parse import Message, parse_line
 from cdp_assets.raw_events.protocols import PlanStage
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, StageResult
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.tracking_plan import TrackingPlan, read_plan
 
 

@@ -12,7 +12,7 @@ from cdp_assets.raw_events.columns import event_slug, snake_case, value_type
 from cdp_assets.raw_events.event_tables import build_event_tables
 from cdp_assets.raw_events.filters import Transformations
 from cdp_assets.raw_events.intake import take_in
-from cdp_assets.space.models import SpaceConfig
+from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.time import windows
 from cdp_assets.space.transformations import Transformation
 from cdp_assets.space.transforming import transformers

@@ -22,7 +22,7 @@ from cdp_assets.raw_events.stages import MESSAGE_BATCH, REFUSED, Stage, StageRes
 from cdp_assets.space import message_rows
 from cdp_assets.space.fql import FqlError, compile
 from cdp_assets.space.load import load_space
-from cdp_assets.space.models import EventStreamFilter, SpaceConfig
+from cdp_assets.space.models.settings import EventStreamFilter, SpaceConfig
 from cdp_assets.space.space import Space, SpaceError
 from cdp_assets.space.transformations import Transformation
 from cdp_assets.space.transforming import TransformationError, Withheld, transform, transformers

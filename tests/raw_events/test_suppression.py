@@ -25,7 +25,7 @@ from cdp_assets.raw_events.suppression import (
     value_hash,
 )
 from cdp_assets.raw_events.tables import MESSAGES, SUPPRESSIONS, suppressions_at
-from cdp_assets.space.models import IdentitySettings, SpaceConfig
+from cdp_assets.space.models.settings import IdentitySettings, SpaceConfig
 from cdp_assets.unified_profiles.build import build_profiles
 from cdp_assets.unified_profiles.tables import identifiers_as_of
 from resources.warehouse import Warehouse

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from cdp_assets.plots import bars, image
 from cdp_assets.reports.build import Report, ReportError, build_report
 from cdp_assets.reports.tables import BUILDS, report_ref
-from cdp_assets.space.models import ReportSettings, SqlModel
+from cdp_assets.space.models.activations import ReportSettings, SqlModel
 from cdp_assets.space.space import Space
 from resources.space import load
 from resources.warehouse import TableRef, TableSpec, Warehouse

@@ -19,7 +19,7 @@ from cdp_assets.definitions import build_definitions
 from cdp_assets.generate.generator import state_file
 from cdp_assets.generate.people import millis
 from cdp_assets.space.home import Home
-from cdp_assets.space.models import Schedule
+from cdp_assets.space.models.common import Schedule
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import windows
 from resources.space import SpaceResource, load

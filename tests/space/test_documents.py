@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cdp_assets.space.documents import read_yaml
 from cdp_assets.space.located import validate
-from cdp_assets.space.models import Audience
+from cdp_assets.space.models.audiences import Audience
 
 AUDIENCE = (Path(__file__).parents[1] / "fixtures/spaces/mini/audiences/active.yaml").read_text()
 TOKENS = (

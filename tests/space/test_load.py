@@ -11,7 +11,7 @@ import pytest
 from cdp_assets.activation_payloads.mapping_kit import validate_mapping
 from cdp_assets.raw_events.tables import EVENTS_SCHEMA
 from cdp_assets.space.load import load_space
-from cdp_assets.space.models import EntityCondition, TraitCondition
+from cdp_assets.space.models.audiences import EntityCondition, TraitCondition
 from cdp_assets.space.space import OWN_SCHEMAS, Problem, Space, SpaceError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

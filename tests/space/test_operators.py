@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from cdp_assets.space.models import ColumnFilter, Comparison, Operator, ReferringEventFilter
+from cdp_assets.space.models.audiences import ColumnFilter, Comparison, Operator, ReferringEventFilter
 from cdp_assets.space.operators import ConditionError, compare
 from resources.warehouse import TableRef, TableSpec, Warehouse
 

@@ -20,7 +20,7 @@ from cdp_assets.raw_events.intake import take_in
 from cdp_assets.raw_events.tables import MESSAGES
 from cdp_assets.space.home import Home
 from cdp_assets.space.load import load_space
-from cdp_assets.space.models import IdentitySettings
+from cdp_assets.space.models.settings import IdentitySettings
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import windows
 from cdp_assets.unified_profiles.build import build_profiles

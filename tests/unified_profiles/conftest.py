@@ -11,7 +11,7 @@ import pytest
 
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.tables import MESSAGES
-from cdp_assets.space.models import ConsentCategory, IdentitySettings, SpaceConfig
+from cdp_assets.space.models.settings import ConsentCategory, IdentitySettings, SpaceConfig
 from cdp_assets.unified_profiles.build import ProfilesResult, build_profiles
 from cdp_assets.unified_profiles.tables import INTERNAL_TABLES, profile_tables
 from resources.warehouse import TableRef, Warehouse

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.tables import MESSAGES
-from cdp_assets.space.models import BlockedValue, ConsentCategory, IdentifierRule, IdentitySettings, SpaceConfig
+from cdp_assets.space.models.settings import BlockedValue, ConsentCategory, IdentifierRule, IdentitySettings, SpaceConfig
 from cdp_assets.unified_profiles.build import build_profiles
 from resources.warehouse import TableRef, Warehouse
 from resources.warehouse.duckdb import open_duckdb

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdp_assets.space.models import IdentitySettings
+from cdp_assets.space.models.settings import IdentitySettings
 
 Identifier = tuple[str, str]
 

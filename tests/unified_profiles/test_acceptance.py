@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 
-from cdp_assets.space.models import IdentifierRule, IdentitySettings
+from cdp_assets.space.models.settings import IdentifierRule, IdentitySettings
 from cdp_assets.unified_profiles.tables import canonical_ids_as_of, events_as_of
 
 DAY = 24 * 60  # minutes

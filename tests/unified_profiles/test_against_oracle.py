@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from cdp_assets.space.models import IdentifierRule, IdentitySettings
+from cdp_assets.space.models.settings import IdentifierRule, IdentitySettings
 from tests.unified_profiles.histories import (
     CATEGORIES,
     COMMON,

@@ -13,7 +13,7 @@ from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.raw_events.build import build_window
 from cdp_assets.raw_events.intake import take_in
 from cdp_assets.space.builds import builds_spec, record_build
-from cdp_assets.space.models import ConsentCategory, IdentifierRule, IdentitySettings, SpaceConfig
+from cdp_assets.space.models.settings import ConsentCategory, IdentifierRule, IdentitySettings, SpaceConfig
 from cdp_assets.space.time import windows
 from cdp_assets.unified_profiles.build import ProfilesResult, build_profiles
 from cdp_assets.unified_profiles.logs import trait_text

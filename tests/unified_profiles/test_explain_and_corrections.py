@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from cdp_assets.space.models import BlockedValue, IdentifierRule, IdentitySettings
+from cdp_assets.space.models.settings import BlockedValue, IdentifierRule, IdentitySettings
 from cdp_assets.unified_profiles.corrections import CorrectionError, listed, remove_identifier, unmerge, withdraw
 from cdp_assets.unified_profiles.explain import Explanation, UnknownProfileError, why_merged
 from cdp_assets.unified_profiles.identifiers import Identifier

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from cdp_assets.space.models import BlockedValue, IdentitySettings
+from cdp_assets.space.models.settings import BlockedValue, IdentitySettings
 from cdp_assets.unified_profiles.identifiers import Blocked, device_identifiers, external_identifiers
 
 

@@ -8,7 +8,7 @@ import random
 import pyarrow as pa
 import pytest
 
-from cdp_assets.space.models import IdentifierRule, IdentitySettings
+from cdp_assets.space.models.settings import IdentifierRule, IdentitySettings
 from cdp_assets.unified_profiles.tables import CORRECTIONS, IDENTITY_CORRECTIONS, external_id_mapping_updates
 from tests.unified_profiles.conftest import AS_OF, START, People
 

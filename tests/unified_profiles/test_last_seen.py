@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdp_assets.space.models import IdentifierRule, IdentitySettings
+from cdp_assets.space.models.settings import IdentifierRule, IdentitySettings
 from cdp_assets.unified_profiles.free import resolve
 from cdp_assets.unified_profiles.last_seen import ShownRows, mapping_rows
 from cdp_assets.unified_profiles.numbers import Outcome

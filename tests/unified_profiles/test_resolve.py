@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdp_assets.space.models import IdentifierRule, IdentitySettings
+from cdp_assets.space.models.settings import IdentifierRule, IdentitySettings
 from cdp_assets.unified_profiles.free import resolve
 from cdp_assets.unified_profiles.identifiers import Rules
 from cdp_assets.unified_profiles.merges import Merges

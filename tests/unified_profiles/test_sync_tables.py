@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cdp_assets.raw_events.tables import EVENTS_SCHEMA, MESSAGES
-from cdp_assets.space.models import SourceConfig
+from cdp_assets.space.models.settings import SourceConfig
 from cdp_assets.unified_profiles import wide_traits
 from cdp_assets.unified_profiles.sync_tables import build_sync_tables, sync_specs, traits_without_column
 from cdp_assets.unified_profiles.tables import group_traits_as_of, memberships_as_of, profile_schema

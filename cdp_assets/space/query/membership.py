@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from cdp_assets.space.conditions import trait_conditions
-from cdp_assets.space.models import Audience, AudienceCondition, Condition, Operator, TraitCondition
+from cdp_assets.space.models.audiences import Audience, AudienceCondition, Condition, Operator, TraitCondition
 from cdp_assets.space.query.conditions import Place
 
 

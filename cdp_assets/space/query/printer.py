@@ -6,14 +6,13 @@ import datetime as dt
 from collections.abc import Sequence
 
 from cdp_assets.space.conditions import filters_of
-from cdp_assets.space.models import (
+from cdp_assets.space.models.audiences import (
     DATES,
     ORDERS,
     SPANS,
     UNARY,
     Audience,
     AudienceCondition,
-    Between,
     ColumnFilter,
     ColumnFilters,
     Comparison,
@@ -25,9 +24,9 @@ from cdp_assets.space.models import (
     Quantified,
     ReferringEventFilter,
     ReferringEventFilters,
-    Span,
     TraitCondition,
 )
+from cdp_assets.space.models.common import Between, Span
 from cdp_assets.space.query.syntax import QueryError
 
 _SIGNS = {

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdp_assets.space.load import load_space
-from cdp_assets.space.models import Audience, AudienceCondition
+from cdp_assets.space.models.audiences import Audience, AudienceCondition
 from cdp_assets.space.query import MAX_COMPARISONS, QueryError, compile_query
 from cdp_assets.space.query.membership import with_memberships
 from cdp_assets.space.query.printer import print_query

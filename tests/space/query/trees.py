@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from cdp_assets.space.models import Audience
+from cdp_assets.space.models.audiences import Audience
 
 NAMES = st.sampled_from(["a", "b c", "it's", 'q"', "back\\slash", "x.y", "NOT"])
 WORDS = st.one_of(NAMES, st.text(max_size=6))
