@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from resources.sandbox import CLIENT_ID, CLIENT_SECRET
-from resources.sandbox.marketo_bulk import MOST_BYTES, ROUTES, Imports
+from resources.sandbox.marketo_bulk import MOST_BYTES, NUMBERS, ROUTES, Imports, from_text
 from resources.sandbox.store import Record, Store, fold
-from resources.sandbox.twin import Answer, Call, MalformedError, Twin, bearer, number_of
+from resources.sandbox.twin import Answer, Call, MalformedError, Twin, bearer
 
 LIST_ID: Final = "900"
 _TOKEN_SECONDS: Final = 3600  # [D]
@@ -50,7 +50,6 @@ _LEAD_FIELDS: Final[dict[str, tuple[str, int]]] = {
 }
 # These belong to the company record and cannot be changed through a lead [D].
 _COMPANY_FIELDS: Final = {"company", "industry", "annualRevenue", "numberOfEmployees", "billingCity", "billingCountry"}
-_NUMBERS: Final = ("integer", "float", "currency", "score", "percent")
 _ACTIONS: Final = ("createOrUpdate", "createOnly", "updateOnly", "createDuplicate")
 _CUSTOM_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,250}__c$")
 _EMAIL_SHAPE = re.compile(r"^[^@\s]+@[^@\s.]+(\.[^@\s.]+)+$")
@@ -429,7 +428,7 @@ class MarketoTwin(Twin):
         self, lookup: str, rows: list[dict[str, Any]], fault: dict[str, Any] | None, at: dt.datetime
     ) -> list[tuple[str, str]]:
         fields = self._fields()
-        typed = [{name: _from_text(name, text, lookup, fields) for name, text in row.items()} for row in rows]
+        typed = [{name: from_text(name, text, lookup, fields) for name, text in row.items()} for row in rows]
         as_call = Call("POST", "", [], {}, b"", at, "", fault=fault)
         results = self._sync(as_call, typed, "createOrUpdate", lookup, fields)
         # In words, without a code [D].
@@ -440,17 +439,6 @@ class MarketoTwin(Twin):
 
     def _join_list(self, list_id: str, leads: list[str], at: dt.datetime) -> None:
         self.store.put(self.system, f"lists/{list_id}", [(id, {"id": int(id)}) for id in leads], at)
-
-
-def _from_text(name: str, text: str, lookup: str, fields: Mapping[str, tuple[str, int]]) -> Any:
-    """A value as an import reads it from its text; custom fields take what reads back the same."""
-    kind = fields.get(name, ("any", 0))[0]
-    if name == lookup:
-        return text
-    if kind in ("boolean", "any") and text in ("true", "false"):
-        return text == "true"
-    number = number_of(text) if kind in ("any", *_NUMBERS) else None
-    return text if number is None else number
 
 
 _REQUEST_MESSAGES: Final = {
@@ -480,7 +468,7 @@ def _value_error(value: Any, kind: str, length: int) -> str | None:
         return None
     if isinstance(value, list | dict):
         return "1001"
-    if kind in _NUMBERS:
+    if kind in NUMBERS:
         return None if isinstance(value, int | float) and not isinstance(value, bool) else "1001"
     if kind == "boolean":
         return None if isinstance(value, bool) or value in (0, 1, "true", "false", "0", "1") else "1001"

@@ -11,11 +11,11 @@ import datetime as dt
 import email
 import email.policy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from resources.sandbox.store import Store
-from resources.sandbox.twin import Call
+from resources.sandbox.twin import Call, number_of
 
 ROUTES: Final = (
     ("POST", "/bulk/v1/leads.json", "import_leads"),
@@ -25,6 +25,8 @@ ROUTES: Final = (
 MOST_BYTES: Final = 10 * 1024 * 1024  # [D]
 _QUEUE: Final = 10  # [D] running ones included
 _KEPT: Final = "imports"
+# Types of fields that hold numbers.
+NUMBERS: Final = ("integer", "float", "currency", "score", "percent")
 
 Upsert = Callable[[str, list[dict[str, Any]], dict[str, Any] | None, dt.datetime], list[tuple[str, str]]]
 """(lookup field, rows, the fault that was planned for the upload, now) -> (id, '') or ('', reason) of each row."""
@@ -125,3 +127,14 @@ def _file_of(call: Call) -> str | None:
             except UnicodeDecodeError:
                 return None
     return None
+
+
+def from_text(name: str, text: str, lookup: str, fields: Mapping[str, tuple[str, int]]) -> Any:
+    """A value as an import reads it from its text; custom fields take what reads back the same."""
+    kind = fields.get(name, ("any", 0))[0]
+    if name == lookup:
+        return text
+    if kind in ("boolean", "any") and text in ("true", "false"):
+        return text == "true"
+    number = number_of(text) if kind in ("any", *NUMBERS) else None
+    return text if number is None else number

@@ -1,6 +1,6 @@
 """The Salesforce twin: OAuth, sObject rows, Collections, ingest jobs, describe, limits and simple SOQL of one organisation.
 
-Schema: the standard fields of Account, Contact and Lead below; every other field must end in ``__c``, and every object whose name
+Schema (``salesforce_schema``): the standard fields of Account, Contact and Lead; every other field must end in ``__c``, and every object whose name
 ends in ``__c`` exists, with ``Name``, ``OwnerId`` and any ``__c`` field. Any ``__c`` field can be an external id and is then unique.
 Not here: SOAP, relationships by external id.
 """
@@ -13,13 +13,26 @@ import datetime as dt
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from resources.sandbox import CLIENT_ID, CLIENT_SECRET
 from resources.sandbox.salesforce_bulk import ROUTES, IngestJobs, RowResult
+from resources.sandbox.salesforce_schema import (
+    KEY_PREFIX,
+    SCHEMA,
+    Error,
+    Field,
+    field_type,
+    is_key_field,
+    item_error,
+    known_field,
+    no_job_for,
+    record_id,
+    schema_of,
+    validate,
+)
 from resources.sandbox.store import Record, Store, fold
 from resources.sandbox.twin import Answer, Call, MalformedError, Twin, bearer
 
@@ -27,76 +40,7 @@ ORGANISATION_ID: Final = "00D000000000001EAA"
 _USER_ID: Final = "005000000000001AAA"
 _SESSION_SECONDS: Final = 2 * 3600  # an org's default session timeout [M]
 _MAX_RECORDS: Final = 200  # [D]
-_MAX_CUSTOM_TEXT: Final = 131_072  # the longest long text area [M]
 _VERSION = re.compile(r"^/services/data/v(\d+)\.0(?=/|$)")
-
-
-@dataclass(frozen=True)
-class _Field:
-    type: str
-    length: int = 0
-    required: bool = False
-
-
-_TEXT, _NUMBER, _BOOLEAN = (lambda n, required=False: _Field("string", n, required)), _Field("double"), _Field("boolean")
-_REFERENCE, _DATE, _EMAIL = _Field("reference", 18), _Field("date"), _Field("email", 80)
-_ADDRESS = {"Street": _TEXT(255), "City": _TEXT(40), "State": _TEXT(80), "PostalCode": _TEXT(20), "Country": _TEXT(80)}
-_COMMON = {"OwnerId": _REFERENCE, "Description": _TEXT(32_000)}
-_PERSON = {
-    "LastName": _TEXT(80, True),
-    "FirstName": _TEXT(40),
-    "Salutation": _TEXT(40),
-    "Title": _TEXT(128),
-    "Email": _EMAIL,
-    "Phone": _TEXT(40),
-    "MobilePhone": _TEXT(40),
-    "LeadSource": _TEXT(255),
-    "HasOptedOutOfEmail": _BOOLEAN,
-    "DoNotCall": _BOOLEAN,
-}
-_SCHEMA: Final[dict[str, dict[str, _Field]]] = {
-    "Account": {
-        **_COMMON,
-        "Name": _TEXT(255, True),
-        "AccountNumber": _TEXT(40),
-        "AccountSource": _TEXT(255),
-        "AnnualRevenue": _NUMBER,
-        "Industry": _TEXT(255),
-        "NumberOfEmployees": _NUMBER,
-        "ParentId": _REFERENCE,
-        "Phone": _TEXT(40),
-        "Rating": _TEXT(255),
-        "Site": _TEXT(80),
-        "Type": _TEXT(255),
-        "Website": _TEXT(255),
-        **{f"Billing{part}": field for part, field in _ADDRESS.items()},
-    },
-    "Contact": {
-        **_COMMON,
-        **_PERSON,
-        "AccountId": _REFERENCE,
-        "Birthdate": _DATE,
-        "Department": _TEXT(80),
-        **{f"Mailing{part}": field for part, field in _ADDRESS.items()},
-    },
-    "Lead": {
-        **_COMMON,
-        **_PERSON,
-        **_ADDRESS,
-        "Company": _TEXT(255, True),
-        "Industry": _TEXT(255),
-        "Status": _TEXT(255),
-        "Website": _TEXT(255),
-    },
-}
-_CUSTOM_OBJECT: Final = {"Name": _TEXT(80), "OwnerId": _REFERENCE}
-_KEY_PREFIX: Final = {"Account": "001", "Contact": "003", "Lead": "00Q"}
-# Fields besides custom ones that an upsert accepts as key: those with the idLookup property [M].
-_ID_LOOKUP: Final = {"Contact": {"Email"}, "Lead": {"Email"}}
-_CUSTOM_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,76}__c$")
-_EMAIL_SHAPE = re.compile(r"^[^@\s]+@[^@\s.]+(\.[^@\s.]+)+$")
-
-Error = dict[str, Any]  # {"statusCode", "message", "fields"}, as in an item of a Collections answer
 
 
 class SalesforceTwin(Twin):
@@ -124,7 +68,7 @@ class SalesforceTwin(Twin):
     )
 
     def __init__(self, store: Store) -> None:
-        self._jobs = IngestJobs(store, self.system, self._upsert_rows, _no_job_for, _field_type)
+        self._jobs = IngestJobs(store, self.system, self._upsert_rows, no_job_for, field_type)
         super().__init__(store)
 
     def handle(self, call: Call) -> Answer:
@@ -213,25 +157,25 @@ class SalesforceTwin(Twin):
         return Answer(200, {"DailyApiRequests": {"Max": most, "Remaining": max(0, most - used)}})
 
     def objects(self, call: Call) -> Answer:
-        names = sorted({*_SCHEMA, *self.store.sizes(self.system)})
+        names = sorted({*SCHEMA, *self.store.sizes(self.system)})
         return Answer(200, {"encoding": "UTF-8", "sobjects": [{"name": n, "custom": n.endswith("__c")} for n in names]})
 
     def describe(self, call: Call) -> Answer:
         object = call.params["object"]
-        schema = _schema_of(object)
+        schema = schema_of(object)
         if schema is None:
             return _error(404, "NOT_FOUND", "The requested resource does not exist")
         custom = sorted(
             {name for record in self.store.records(self.system, object, 1000) for name in record.fields} - set(schema)
         )
-        fields = {"Id": _Field("id", 18), **schema, **dict.fromkeys(custom, _Field("string", 255))}
+        fields = {"Id": Field("id", 18), **schema, **dict.fromkeys(custom, Field("string", 255))}
         return Answer(
             200,
             {
                 "name": object,
                 "label": object,
                 "custom": object.endswith("__c"),
-                "keyPrefix": _KEY_PREFIX.get(object, "a00"),
+                "keyPrefix": KEY_PREFIX.get(object, "a00"),
                 "createable": True,
                 "updateable": True,
                 "fields": [
@@ -242,7 +186,7 @@ class SalesforceTwin(Twin):
                         "nillable": not field.required,
                         "custom": name.endswith("__c"),
                         "externalId": name.endswith("__c"),
-                        "idLookup": name == "Id" or _is_key_field(object, name),
+                        "idLookup": name == "Id" or is_key_field(object, name),
                         "createable": name != "Id",
                         "updateable": name != "Id",
                     }
@@ -256,11 +200,11 @@ class SalesforceTwin(Twin):
         if parsed is None:
             return _error(400, "MALFORMED_QUERY", "unexpected token")
         names, object, conditions, limit = parsed
-        schema = _schema_of(object)
+        schema = schema_of(object)
         if schema is None:
             return _error(400, "INVALID_TYPE", f"sObject type '{object}' is not supported.")
         for name in [*names, *(field for field, _ in conditions)]:
-            if not _known_field(schema, name):
+            if not known_field(schema, name):
                 return _error(400, "INVALID_FIELD", f"No such column '{name}' on entity '{object}'.")
         found = self._select(object, conditions)[:limit]
         rows = [
@@ -292,7 +236,7 @@ class SalesforceTwin(Twin):
 
     def read_by_key(self, call: Call) -> Answer:
         object, field, value = call.params["object"], call.params["field"], call.params["value"]
-        if _schema_of(object) is None or not _is_key_field(object, field):
+        if schema_of(object) is None or not is_key_field(object, field):
             return _not_found()
         found = self.store.find(self.system, object, field, [value]).get(fold(value), [])
         if len(found) > 1:
@@ -303,21 +247,21 @@ class SalesforceTwin(Twin):
 
     def create(self, call: Call) -> Answer:
         object, fields = call.params["object"], _object(call.json())
-        schema = _schema_of(object)
+        schema = schema_of(object)
         if schema is None:
             return _not_found()
-        if errors := _validate(schema, fields, creating=True):
+        if errors := validate(schema, fields, creating=True):
             return _top_level(errors)
         id = self._insert(object, [fields], call.at)[0]
         return Answer(201, {"id": id, "success": True, "errors": []})
 
     def update(self, call: Call) -> Answer:
         object, id, fields = call.params["object"], call.params["id"], _object(call.json())
-        schema = _schema_of(object)
+        schema = schema_of(object)
         record = self.store.get(self.system, object, [id]).get(id)
         if schema is None or record is None:
             return _not_found()
-        if errors := _validate(schema, fields, creating=False):
+        if errors := validate(schema, fields, creating=False):
             return _top_level(errors)
         self.store.put(self.system, object, [(id, {**record.fields, **fields})], call.at)
         return Answer(204)
@@ -332,10 +276,10 @@ class SalesforceTwin(Twin):
     def upsert(self, call: Call) -> Answer:
         object, field, value = call.params["object"], call.params["field"], call.params["value"]
         fields = _object(call.json())
-        schema = _schema_of(object)
+        schema = schema_of(object)
         if schema is None:
             return _not_found()
-        if not _is_key_field(object, field):
+        if not is_key_field(object, field):
             return _not_a_key(object, field)
         found = self.store.find(self.system, object, field, [value]).get(fold(value), [])
         if len(found) > 1:
@@ -343,7 +287,7 @@ class SalesforceTwin(Twin):
         if not found and call.arg("updateOnly").lower() == "true":
             return _not_found()
         fields = {**fields, field: value}
-        if errors := _validate(schema, fields, creating=not found):
+        if errors := validate(schema, fields, creating=not found):
             return _top_level(errors)
         if call.row_fails(fields):
             return _top_level([_lock_error(call)])
@@ -355,7 +299,7 @@ class SalesforceTwin(Twin):
 
     def _insert(self, object: str, rows: list[dict[str, Any]], at: dt.datetime) -> list[str]:
         last = self.store.count(self.system, "ids", len(rows))
-        ids = [_id(_KEY_PREFIX.get(object, "a00"), number) for number in range(last - len(rows) + 1, last + 1)]
+        ids = [record_id(KEY_PREFIX.get(object, "a00"), number) for number in range(last - len(rows) + 1, last + 1)]
         self.store.put(self.system, object, zip(ids, rows, strict=True), at)
         return ids
 
@@ -363,9 +307,9 @@ class SalesforceTwin(Twin):
 
     def collections_upsert(self, call: Call) -> Answer:
         object, field = call.params["object"], call.params["field"]
-        if _schema_of(object) is None:
+        if schema_of(object) is None:
             return _not_found()
-        if not _is_key_field(object, field):
+        if not is_key_field(object, field):
             return _not_a_key(object, field)
         records, all_or_none = _collection(call)
         if len(records) > _MAX_RECORDS:
@@ -396,16 +340,16 @@ class SalesforceTwin(Twin):
         matches: list[Record],
     ) -> list[Error]:
         if record.get("attributes", {}).get("type") != object:
-            return [_item_error("INVALID_TYPE", "The record's type is not the resource's")]
+            return [item_error("INVALID_TYPE", "The record's type is not the resource's")]
         if any(name.lower() == "id" for name in fields):
-            return [_item_error("INVALID_FIELD", "The Id field should not be specified in an upsert", ["Id"])]
+            return [item_error("INVALID_FIELD", "The Id field should not be specified in an upsert", ["Id"])]
         if key is None:
-            return [_item_error("MISSING_ARGUMENT", f"{field} not specified", [field])]
+            return [item_error("MISSING_ARGUMENT", f"{field} not specified", [field])]
         if twice:
-            return [_item_error("DUPLICATE_VALUE", "Duplicate external id specified", [field])]
+            return [item_error("DUPLICATE_VALUE", "Duplicate external id specified", [field])]
         if len(matches) > 1:
-            return [_item_error("DUPLICATE_EXTERNAL_ID", "A user-specified external id matches several records", [field])]
-        errors = _validate(_schema_of(object) or {}, fields, creating=not matches)
+            return [item_error("DUPLICATE_EXTERNAL_ID", "A user-specified external id matches several records", [field])]
+        errors = validate(schema_of(object) or {}, fields, creating=not matches)
         return errors or ([_lock_error(call)] if call.row_fails(fields) else [])
 
     def collections_create(self, call: Call) -> Answer:
@@ -419,16 +363,16 @@ class SalesforceTwin(Twin):
         if len(records) > _MAX_RECORDS:
             return _too_many()
         types = {record.get("attributes", {}).get("type") for record in records}
-        if len(types) != 1 or _schema_of(object := str(types.pop())) is None:
+        if len(types) != 1 or schema_of(object := str(types.pop())) is None:
             return _error(400, "INVALID_TYPE", "Records must all be of one known type")
         existing = {} if creating else self.store.get(self.system, object, [str(r.get("id", r.get("Id"))) for r in records])
         items, writes = [], []
         for n, record in enumerate(records):
             fields = {name: value for name, value in record.items() if name not in ("attributes", "id", "Id")}
             old = existing.get(str(record.get("id", record.get("Id"))))
-            errors = _validate(_schema_of(object) or {}, fields, creating=creating)
+            errors = validate(schema_of(object) or {}, fields, creating=creating)
             if not creating and old is None:
-                errors = [_item_error("ENTITY_IS_DELETED", "entity is deleted")]
+                errors = [item_error("ENTITY_IS_DELETED", "entity is deleted")]
             if not errors and call.row_fails(fields):
                 errors = [_lock_error(call)]
             items.append({"success": not errors, "errors": errors})
@@ -446,9 +390,7 @@ class SalesforceTwin(Twin):
         tells_created: bool,
     ) -> Answer:
         if all_or_none and len(writes) < len(items):
-            rolled_back = _item_error(
-                "ALL_OR_NONE_OPERATION_ROLLED_BACK", "Record rolled back because not all records were valid"
-            )
+            rolled_back = item_error("ALL_OR_NONE_OPERATION_ROLLED_BACK", "Record rolled back because not all records were valid")
             return Answer(200, [item if item["errors"] else {"success": False, "errors": [rolled_back]} for item in items])
         new = iter(self._insert(object, [fields for _, id, fields in writes if id is None], call.at))
         self.store.put(self.system, object, [(id, fields) for _, id, fields in writes if id is not None], call.at)
@@ -488,12 +430,12 @@ class SalesforceTwin(Twin):
         results: list[RowResult] = []
         for row, fails in zip(rows, hit, strict=True):
             matches = found.get(fold(row[field]), []) if row.get(field) else []
-            errors = [] if row.get(field) else [_item_error("MISSING_ARGUMENT", f"{field} not specified", [field])]
+            errors = [] if row.get(field) else [item_error("MISSING_ARGUMENT", f"{field} not specified", [field])]
             if len(matches) > 1:
-                errors = [_item_error("DUPLICATE_EXTERNAL_ID", "A user-specified external id matches several records", [field])]
-            errors = errors or _validate(_schema_of(object) or {}, row, creating=not matches)
+                errors = [item_error("DUPLICATE_EXTERNAL_ID", "A user-specified external id matches several records", [field])]
+            errors = errors or validate(schema_of(object) or {}, row, creating=not matches)
             if fails and not errors:
-                errors = [_item_error("UNABLE_TO_LOCK_ROW", "unable to obtain exclusive access to this record")]
+                errors = [item_error("UNABLE_TO_LOCK_ROW", "unable to obtain exclusive access to this record")]
             if errors:
                 first = errors[0]
                 results.append(RowResult(error=f"{first['statusCode']}:{first['message']}:{','.join(first['fields'])} --"))
@@ -503,99 +445,6 @@ class SalesforceTwin(Twin):
             else:
                 results.append(RowResult(id=self._insert(object, [row], at)[0], created=True))
         return results
-
-
-# -- schema -----------------------------------------------------------------------------------------------------------
-
-
-def _no_job_for(object: str, field: str) -> str:
-    """Why an upsert job of this object by this field cannot be; nothing when it can."""
-    if _schema_of(object) is None:
-        return f"Unable to find object: {object}"
-    return "" if _is_key_field(object, field) else f"InvalidIdField: {field} is no external id"
-
-
-def _field_type(object: str, name: str) -> str | None:
-    """Type of a field as CSV needs it: any of custom fields, None of one that the object does not have."""
-    schema = _schema_of(object) or {}
-    if name in schema:
-        return schema[name].type
-    return "any" if _CUSTOM_NAME.match(name) else None
-
-
-def _schema_of(object: str) -> dict[str, _Field] | None:
-    return _CUSTOM_OBJECT if _CUSTOM_NAME.match(object) else _SCHEMA.get(object)
-
-
-def _known_field(schema: dict[str, _Field], name: str) -> bool:
-    return name == "Id" or name in schema or bool(_CUSTOM_NAME.match(name))
-
-
-def _is_key_field(object: str, name: str) -> bool:
-    return bool(_CUSTOM_NAME.match(name)) or name in _ID_LOOKUP.get(object, ())
-
-
-def _validate(schema: dict[str, _Field], fields: Mapping[str, Any], creating: bool) -> list[Error]:
-    errors = []
-    for name, value in fields.items():
-        if name == "Id" or not _known_field(schema, name):
-            errors.append(_item_error("INVALID_FIELD", f"No such column '{name}' on this sobject", [name]))
-        elif value is not None and (error := _value_error(name, value, schema.get(name))):
-            errors.append(error)
-    missing = [n for n, f in schema.items() if f.required and (fields.get(n) in (None, "") if creating or n in fields else False)]
-    if missing:
-        errors.append(_item_error("REQUIRED_FIELD_MISSING", f"Required fields are missing: [{', '.join(missing)}]", missing))
-    return errors
-
-
-def _value_error(name: str, value: Any, field: _Field | None) -> Error | None:
-    if field is None:
-        if isinstance(value, list | dict):
-            return _type_error(name)
-        return _length_error(name, value, _MAX_CUSTOM_TEXT)
-    if field.type == "boolean":
-        return None if isinstance(value, bool) else _type_error(name)
-    if field.type == "double":
-        return None if isinstance(value, int | float) and not isinstance(value, bool) else _type_error(name)
-    if not isinstance(value, str):
-        return _type_error(name)
-    if field.type == "date":
-        return None if _is_date(value) else _type_error(name)
-    if field.type == "email" and value and not (_EMAIL_SHAPE.match(value) and value.isascii()):
-        return _item_error("INVALID_EMAIL_ADDRESS", f"{name}: invalid email address", [name])
-    if field.type == "reference" and not re.fullmatch(r"[A-Za-z0-9]{15}([A-Za-z0-9]{3})?", value):
-        return _item_error("MALFORMED_ID", f"{name}: id value of incorrect type", [name])
-    return _length_error(name, value, field.length)
-
-
-def _length_error(name: str, value: Any, most: int) -> Error | None:
-    if isinstance(value, str) and len(value) > most:
-        return _item_error("STRING_TOO_LONG", f"{name}: data value too large (max length={most})", [name])
-    return None
-
-
-def _type_error(name: str) -> Error:
-    return _item_error("INVALID_TYPE_ON_FIELD_IN_RECORD", f"{name}: value not of required type", [name])  # [M]
-
-
-def _is_date(value: str) -> bool:
-    try:
-        dt.date.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _id(prefix: str, number: int) -> str:
-    """An 18-character id: prefix, number in base 62, and the checksum of the upper-case letters that the last three carry."""
-    alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-    digits = ""
-    while number:
-        number, digit = divmod(number, 62)
-        digits = alphabet[digit] + digits
-    id = prefix + digits.rjust(12, "0")
-    sums = (sum(1 << n for n, c in enumerate(id[start : start + 5]) if c.isupper()) for start in (0, 5, 10))
-    return id + "".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"[s] for s in sums)
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -690,13 +539,9 @@ def _oauth_error(code: str, description: str) -> Answer:
     return Answer(400, {"error": code, "error_description": description})
 
 
-def _item_error(code: str, message: str, fields: list[str] | None = None) -> Error:
-    return {"statusCode": code, "message": message, "fields": fields or []}
-
-
 def _lock_error(call: Call) -> Error:
     code = (call.fault or {}).get("code", "UNABLE_TO_LOCK_ROW")
-    return _item_error(code, "unable to obtain exclusive access to this record")
+    return item_error(code, "unable to obtain exclusive access to this record")
 
 
 def _top_level(errors: list[Error]) -> Answer:

@@ -13,7 +13,7 @@ from requests.adapters import HTTPAdapter
 from simple_salesforce import Salesforce
 from simple_salesforce.exceptions import SalesforceExpiredSession, SalesforceMalformedRequest
 
-from resources.sandbox.salesforce import _id
+from resources.sandbox.salesforce_schema import record_id
 
 DATA = "/services/data/v61.0"
 COLLECTION = f"{DATA}/composite/sobjects/Contact/CDP_Id__c"
@@ -239,13 +239,13 @@ def test_any_custom_object_exists_and_no_other(twins) -> None:
 
 
 def test_ids_carry_the_documented_checksum() -> None:
-    assert _id("001", 1) == "001000000000001AAA"
+    assert record_id("001", 1) == "001000000000001AAA"
     # 001A0000006Vm9r is 001A0000006Vm9rIAC wherever it is shown with 18 characters.
     alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     number = 0
     for letter in "A0000006Vm9r":
         number = number * 62 + alphabet.index(letter)
-    assert _id("001", number) == "001A0000006Vm9rIAC"
+    assert record_id("001", number) == "001A0000006Vm9rIAC"
 
 
 # -- quota ------------------------------------------------------------------------------------------------------------
