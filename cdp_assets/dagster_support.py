@@ -36,6 +36,8 @@ GROUPS = {room: f"{number}_{room}" for number, room in enumerate(ROOMS)}
 WAREHOUSE_GROUP = "0_warehouse_tables"
 
 TAG_AS_OF = "cdp/as_of"
+# Of a run whose events have seconds to arrive: among those that wait for the warehouse it is the next one.
+AHEAD = {"dagster/priority": "1"}
 META_AS_OF = "cdp/as_of"
 META_REVISION = "cdp/revision"
 

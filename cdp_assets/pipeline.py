@@ -41,7 +41,6 @@ from resources.sandbox.server import is_up, sandbox
 from resources.space import SpaceResource, load
 from resources.warehouse import Warehouse, timestamp_literal
 from resources.warehouse.open import open_warehouse
-from sensors.pulled_sources import continuous, followers
 
 Progress = Callable[[str, int, int], None]
 
@@ -86,18 +85,14 @@ def run_space(
     runs: list[tuple[list[Window], bool]] = [(missing, True)] if len(missing) > 1 else []
     runs.append(([target], not runs))
     failures: dict[str, str] = {}
-    # Read last: what the run itself sends into them is taken in at once.
-    streams = {asset for key in continuous(space) for asset in followers(space, key)}
     run_ids: list[str] = []
     with sandbox_at(home), open_instance(home) as instance:
         scans = scan_is_due(instance, space, instant)
         steps = _Steps(progress, total=_step_count(space) + scans)
         for chosen, with_raw in runs:
             everything = definitions.resolve_asset_graph().executable_asset_keys - (set() if scans else {graph_key(space)})
-            selection = set(raw) if len(chosen) > 1 else set(everything) - streams - (set() if with_raw else set(raw))
+            selection = set(raw) if len(chosen) > 1 else set(everything) - (set() if with_raw else set(raw))
             run_ids.append(_execute(definitions, instance, selection, chosen, instant, steps))
-        if streams:
-            run_ids.append(_execute(definitions, instance, streams, [], instant, steps))
         for run_id in run_ids:
             failures.update(_failures(instance, run_id))
     with open_warehouse(space, home, on_wait=on_wait) as warehouse:
@@ -161,7 +156,7 @@ def _execute(
     partition_key = None
     if len(chosen) > 1:
         tags |= {"dagster/asset_partition_range_start": chosen[0].key, "dagster/asset_partition_range_end": chosen[-1].key}
-    elif chosen:
+    else:
         partition_key = chosen[0].key
     result = job.with_hooks({count_finished_step}).execute_in_process(
         instance=instance,

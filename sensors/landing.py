@@ -8,7 +8,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from cdp_assets.dagster_support import META_AS_OF, TAG_AS_OF, asset_key, format_instant, parse_instant
+from cdp_assets.dagster_support import AHEAD, META_AS_OF, TAG_AS_OF, asset_key, format_instant, parse_instant
+from cdp_assets.pulled_sources.assets import fed_by
 from cdp_assets.raw_events.landing import LandingFile, fingerprint, list_landing
 from cdp_assets.space.home import Home
 from cdp_assets.space.space import Space, SpaceError
@@ -16,6 +17,7 @@ from cdp_assets.space.time import windows
 from cdp_assets.unified_profiles.assets import asset_names
 from resources.space import landing_folder, load
 from resources.warehouse import WarehouseError
+from sensors.pulled_sources import continuous, followers
 
 # A file touched this recently may still be written to; the next tick looks again.
 SETTLE = dt.timedelta(seconds=2)
@@ -63,9 +65,12 @@ def decide(
 
 
 def event_streams(space: Space) -> list[dg.AssetKey]:
-    """Payloads and syncs of the activations that send raw events: in the same run, since a second one takes seconds to start."""
+    """Payloads and syncs of the activations that send raw events, and the readings of the streams that they put into, with what
+    follows from those: in the same run, since a second one takes seconds to start."""
     enabled = [key for key, activation in space.activations.items() if activation.events and activation.enabled]
-    return [asset_key(space.name, room, key) for key in enabled for room in ("activation_payloads", "destination_syncs")]
+    sent = [asset_key(space.name, room, key) for key in enabled for room in ("activation_payloads", "destination_syncs")]
+    read = [source for source in continuous(space) if set(fed_by(space, source)) & set(enabled)]
+    return [*sent, *(key for source in read for key in followers(space, source))]
 
 
 def build_landing_sensor(space: Space, directory: Path, home: Home) -> dg.SensorDefinition:
@@ -106,7 +111,7 @@ def build_landing_sensor(space: Space, directory: Path, home: Home) -> dg.Sensor
             if time.monotonic() >= until:
                 return dg.SkipReason(decision.skip)
             time.sleep(AGAIN.total_seconds())
-        tags = {TAG_AS_OF: format_instant(now), "cdp/sensor": name}
+        tags = {TAG_AS_OF: format_instant(now), "cdp/sensor": name, **(AHEAD if event_streams(space) else {})}
         partition_key: str | None = decision.partitions[0]
         if len(decision.partitions) > 1:
             tags |= {

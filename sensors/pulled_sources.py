@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from cdp_assets.dagster_support import TAG_AS_OF, asset_key, format_instant
+from cdp_assets.dagster_support import AHEAD, TAG_AS_OF, asset_key, format_instant
 from cdp_assets.pulled_sources.assets import META_POSITIONS
 from cdp_assets.space.space import Space, SpaceError
 from resources.destinations import DestinationConfigError
@@ -21,6 +21,12 @@ LOOK = dt.timedelta(seconds=4)
 PAUSE = dt.timedelta(seconds=1)
 # A reading that failed is started again after so long, although nothing else has come.
 AGAIN = dt.timedelta(minutes=1)
+_UNFINISHED = dg.RunsFilter(
+    statuses=[
+        *(dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED),
+        *(dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED),
+    ]
+)
 
 
 def followers(space: Space, source: str) -> list[dg.AssetKey]:
@@ -80,11 +86,8 @@ def _sensor(space: Space, directory: Path, key: str) -> dg.SensorDefinition:
         description=f"Takes in what is new in {key}, and sends what follows from it.",
     )
     def _tick(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        unfinished = dg.RunsFilter(
-            tags={"cdp/sensor": name},
-            statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
-        )
-        if context.instance.get_runs_count(unfinished):
+        # Of whatever started it: new landing files start one, where they put into the stream.
+        if any(selection[0] in (run.asset_selection or ()) for run in context.instance.get_runs(_UNFINISHED)):
             return dg.SkipReason("a reading is under way")
         try:
             reader = open_source(load(directory).config.pulled_sources[key])
@@ -105,7 +108,7 @@ def _sensor(space: Space, directory: Path, key: str) -> dg.SensorDefinition:
         return dg.RunRequest(
             run_key=f"{name}:{first}:{turn}",
             asset_selection=selection,
-            tags={TAG_AS_OF: format_instant(now), "cdp/sensor": name},
+            tags={TAG_AS_OF: format_instant(now), "cdp/sensor": name, **AHEAD},
         )
 
     return _tick

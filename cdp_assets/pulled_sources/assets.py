@@ -17,6 +17,21 @@ ROOM = "pulled_sources"
 META_POSITIONS = "positions"
 
 
+def fed_by(space: Space, key: str) -> list[str]:
+    """Activations of events that put into the very stream that the source reads; none when the source makes events itself."""
+    source = space.config.pulled_sources[key]
+    if source.event:
+        return []
+    found = []
+    for name, activation in space.activations.items():
+        destination = space.config.destinations[activation.destination]
+        said = {**destination.settings, **activation.settings}
+        same = (destination.type, destination.account) == (source.type, source.account)
+        if activation.events and same and all(said.get(setting) == value for setting, value in source.settings.items()):
+            found.append(name)
+    return found
+
+
 def build_pulled_source_assets(space: Space) -> list[dg.AssetsDefinition]:
     return [_asset(space, key, source) for key, source in space.config.pulled_sources.items()]
 
@@ -30,7 +45,16 @@ def _asset(space: Space, key: str, source: PulledSource) -> dg.AssetsDefinition:
         f"- from `{source.type}`, looked at {source.poll}",
         *([f"- each new record lands as the event `{source.event.name}`"] if source.event else []),
     ]
-    spec = room_spec(space.config, ROOM, key, description="\n".join(lines), table=table, kinds=[source.type])
+    spec = room_spec(
+        space.config,
+        ROOM,
+        key,
+        description="\n".join(lines),
+        table=table,
+        # What is put into a stream is there for a reading in the same run.
+        deps=[asset_key(space.name, "destination_syncs", name) for name in fed_by(space, key)],
+        kinds=[source.type],
+    )
 
     @dg.multi_asset(name=f"{space.name}__pull__{key}", specs=[spec], pool=pool_of(space.name))
     def _assets(context: dg.AssetExecutionContext, space: SpaceResource) -> dg.MaterializeResult:

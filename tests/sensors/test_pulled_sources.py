@@ -7,14 +7,18 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from cdp_assets.dagster_support import asset_key
 from cdp_assets.definitions import build_definitions
+from cdp_assets.pulled_sources.assets import fed_by
 from cdp_assets.space.home import Home
+from cdp_assets.space.pulled import PulledEvent
 from resources.destinations import Action, Connection, Operation
 from resources.destinations.registry import connect
 from resources.sandbox.server import sandbox
@@ -135,8 +139,52 @@ def test_event_streams_go_with_the_landing_files_that_hold_them(tmp_path: Path) 
     assert event_streams(space) == [
         asset_key("mural", "activation_payloads", "qualified_leads"),
         asset_key("mural", "destination_syncs", "qualified_leads"),
+        # The stream that they go into is read in the same run.
+        *followers(space, "qualified_leads"),
     ]
     assert build_landing_sensor(space, MURAL, Home(tmp_path)).minimum_interval_seconds == 1
+
+
+def test_the_reading_comes_after_the_sync_that_it_reads_from() -> None:
+    graph = build_definitions(MURAL).resolve_asset_graph()
+    assert graph.get(SOURCE).parent_keys == {asset_key("mural", "destination_syncs", "qualified_leads")}
+    # A source whose records become events comes before what is sent of events, whatever it reads.
+    assert not graph.get(asset_key("mural", "pulled_sources", "nps_responses")).parent_keys
+
+
+@pytest.mark.parametrize(
+    ("changed", "fed"),
+    [
+        ({}, ["qualified_leads"]),
+        ({"settings": {"stream": "other"}}, []),
+        ({"settings": {"stream": "qualified-leads", "region": "eu-west-1"}}, []),
+        ({"account": "another"}, []),
+        ({"event": PulledEvent(name="Lead", user_id="user_id", timestamp="occurred_at")}, []),
+    ],
+)
+def test_a_source_is_fed_by_what_goes_into_its_very_stream(changed: dict[str, Any], fed: list[str]) -> None:
+    space = load(MURAL)
+    source = space.config.pulled_sources["qualified_leads"].model_copy(update=changed)
+    config = space.config.model_copy(update={"pulled_sources": {"qualified_leads": source}})
+    assert fed_by(replace(space, config=config), "qualified_leads") == fed
+
+
+def test_no_second_reading_starts_while_one_is_to_come(twins: str) -> None:
+    @dg.op
+    def nothing() -> None: ...
+
+    @dg.job
+    def job() -> None:
+        nothing()
+
+    with dg.instance_for_test() as instance:
+        put(twins, 1)
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({SOURCE}))
+        found = tick(instance)
+        assert isinstance(found, dg.SkipReason)
+        assert found.skip_message == "a reading is under way"
+        instance.report_run_canceled(run)
+        assert isinstance(tick(instance), dg.RunRequest)
 
 
 def test_a_landing_file_that_comes_during_a_tick_is_seen_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
