@@ -370,6 +370,7 @@ def _changes(build: _Build, key: str, members: ir.Table, builds: Sequence[Built]
     """The new members against those of the newest earlier build."""
     warehouse = build.warehouse
     now = members.select(PROFILE, was=ibis.literal(0), now=ibis.literal(1))
+    merged = now
     earlier = _earlier_partition(build, builds)
     if earlier is not None:
         old = stored_members(warehouse, key, earlier)
@@ -378,7 +379,7 @@ def _changes(build: _Build, key: str, members: ir.Table, builds: Sequence[Built]
         then = old.left_join(ids, old[PROFILE] == ids["segment_id"])
         person = ibis.coalesce(then["canonical_segment_id_right"], then["canonical_segment_id"])
         now = now.union(then.select(**{PROFILE: person}, was=ibis.literal(1), now=ibis.literal(0)))
-    merged = now.group_by(PROFILE).aggregate(was=now["was"].max(), now=now["now"].max())
+        merged = now.group_by(PROFILE).aggregate(was=now["was"].max(), now=now["now"].max())
     counted = merged.aggregate(
         members=merged.count(where=merged["now"] == 1),
         entered=merged.count(where=(merged["now"] == 1) & (merged["was"] == 0)),
@@ -466,7 +467,11 @@ def _path_row_table(build: _Build, key: str, path_rows: Mapping[TableRef, int]) 
 
 
 def _entities(build: _Build, key: str) -> int:
-    return build.warehouse.count(_context(build, key).select(PROFILE, "path", "entity_id").distinct())
+    """Distinct (profile, path, entity). Context is distinct, so that only rows below other rows may have one twice."""
+    context = _context(build, key)
+    below = context.filter(context.parent_entity_id.notnull())
+    top = build.warehouse.count(context.filter(context.parent_entity_id.isnull()))
+    return top + build.warehouse.count(below.select(PROFILE, "path", "entity_id").distinct())
 
 
 def _target(build: _Build, key: str) -> tuple[int, int] | None:

@@ -407,17 +407,17 @@ class Compiler:
     # -- context ---------------------------------------------------------------------------------------------------
 
     def context(self, audience: Audience, members: ir.Table) -> ir.Table:
-        pieces = [
-            piece
-            for group in audience.groups
-            for condition in group.conditions
-            if isinstance(condition, EntityCondition) and yields(condition)
-            for piece in self.entities.context(condition, self._satisfying(audience, group, condition, members))
-        ]
+        pieces: dict[str, list[ir.Table]] = {}
+        for group in audience.groups:
+            for condition in group.conditions:
+                if isinstance(condition, EntityCondition) and yields(condition):
+                    for path, piece in self.entities.context(condition, self._satisfying(audience, group, condition, members)):
+                        pieces.setdefault(path, []).append(piece)
         if not pieces:
             nothing = ibis.null("string")
             return members.filter(ibis.literal(False)).select(PROFILE, path=nothing, entity_id=nothing, parent_entity_id=nothing)
-        return _united(pieces).distinct()
+        # Each piece is distinct, so only a path that several conditions speak about can have a row twice.
+        return _united([same[0] if len(same) == 1 else _united(same).distinct() for same in pieces.values()])
 
     def _satisfying(self, audience: Audience, group: ConditionGroup, condition: EntityCondition, members: ir.Table) -> ir.Table:
         """The members that satisfy the condition within a group that they satisfy."""

@@ -266,21 +266,27 @@ class EntityRows:
 
     # -- context -----------------------------------------------------------------------------------------------------
 
-    def context(self, condition: EntityCondition, satisfied: ir.Table) -> Iterator[ir.Table]:
-        """(canonical_segment_id, path, entity_id, parent_entity_id) of a ``with`` condition that the profiles ``satisfied`` meet."""
+    def context(self, condition: EntityCondition, satisfied: ir.Table) -> Iterator[tuple[str, ir.Table]]:
+        """Path and distinct (canonical_segment_id, path, entity_id, parent_entity_id), of each node that a ``with`` condition which the
+        profiles ``satisfied`` meet speaks about."""
         node = child_node(self.graph, None, condition.relationship)
         rows = self.of_profiles(node, condition)
-        rows = rows.semi_join(satisfied, rows["cdp_profile"] == satisfied[PROFILE]).mutate(cdp_parent=ibis.null("string"))
+        rows = rows.semi_join(satisfied, rows["cdp_profile"] == satisfied[PROFILE])
         yield from self._context_rows(node, condition, rows)
 
-    def _context_rows(self, node: Node, condition: EntityCondition, rows: ir.Table) -> Iterator[ir.Table]:
-        """Of rows with ``cdp_profile`` and ``cdp_parent``: themselves, then the children that nested conditions name."""
-        identity = key_text(column_of(rows, node.entity.primary_key, node))
-        yield rows.select(
-            **{PROFILE: rows["cdp_profile"]},
-            path=ibis.literal(node.path),
-            entity_id=identity,
-            parent_entity_id=rows["cdp_parent"],
+    def _context_rows(self, node: Node, condition: EntityCondition, rows: ir.Table) -> Iterator[tuple[str, ir.Table]]:
+        """Of rows with ``cdp_profile``, below an entity with ``cdp_parent``: themselves, then the children that nested conditions name."""
+        # Keys become text, and the path is added, when the rows are distinct: fewer bytes are compared.
+        own = {PROFILE: rows["cdp_profile"], "cdp_id": _distinguishing(column_of(rows, node.entity.primary_key, node))}
+        found = rows.select(**own, **({"cdp_parent": rows["cdp_parent"]} if "cdp_parent" in rows.columns else {})).distinct()
+        yield (
+            node.path,
+            found.select(
+                PROFILE,
+                path=ibis.literal(node.path),
+                entity_id=key_text(found["cdp_id"]),
+                parent_entity_id=key_text(found["cdp_parent"]) if "cdp_parent" in found.columns else ibis.null("string"),
+            ),
         )
         if condition.nested is None:
             return
@@ -314,7 +320,7 @@ class EntityRows:
         carried = self._carried(rows, parent, condition)
         found = self._of_parents(node, self._table(node) if children is None else children)
         value, key = comparable(self._parent_value(rows, parent, node), found["cdp_key"])
-        identity = key_text(column_of(rows, parent.entity.primary_key, parent))
+        identity = _distinguishing(column_of(rows, parent.entity.primary_key, parent))
         parents = rows.select("cdp_profile", cdp_value=value, cdp_parent=identity, **carried)
         return parents.join(found, parents["cdp_value"] == key).drop("cdp_value", "cdp_key")
 
@@ -387,6 +393,11 @@ def column_of(table: ir.Table, name: str, node: Node) -> ir.Value:
             f"entity {node.entity.slug} ({node.path}): no column {name}", f"columns: {', '.join(_own(table.columns))}"
         )
     return table[name.lower()]
+
+
+def _distinguishing(key: ir.Value) -> ir.Value:
+    """A key as what is compared in its place: a whole number as it is, anything else as its text."""
+    return key if key.type().is_integer() else key_text(key)
 
 
 def _own(columns: Sequence[str]) -> list[str]:

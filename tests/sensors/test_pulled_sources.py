@@ -170,13 +170,7 @@ def test_a_source_is_fed_by_what_goes_into_its_very_stream(changed: dict[str, An
 
 
 def test_no_second_reading_starts_while_one_is_to_come(twins: str) -> None:
-    @dg.op
-    def nothing() -> None: ...
-
-    @dg.job
-    def job() -> None:
-        nothing()
-
+    job = build_definitions(MURAL).resolve_implicit_global_asset_job_def()
     with dg.instance_for_test() as instance:
         put(twins, 1)
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({SOURCE}))
