@@ -38,7 +38,7 @@ from cdp_assets.space.masking import mask_record
 from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import suppressed_as_of
-from resources.warehouse import TableRef, TableSpec, Warehouse, naive_utc
+from resources.warehouse import TableSpec, Warehouse, naive_utc
 
 __all__ = ("PayloadError", "PayloadsResult", "build_payloads")
 
@@ -189,7 +189,7 @@ class _Writer:
         self.verdicts: Counter[str] = Counter()
         self.details: Counter[str] = Counter()
         self.sample: list[dict[str, Any]] = []
-        self.scratch = TableRef("cdp_scratch", f"payloads_{activation.key}")
+        self.scratch = warehouse.scratch_ref(f"payloads_{activation.key}")
 
     def write(self, units: Iterator[Unit]) -> None:
         """All units into the scratch table, a batch at a time."""

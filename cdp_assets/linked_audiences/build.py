@@ -202,16 +202,14 @@ def build_audiences(
     ordered = in_order(space, keys)
     results: dict[str, AudienceResult] = {}
     with ExitStack() as stack:
-        # Shared by several audiences: read once. For one alone the engine does better with the whole query.
-        shared = len(ordered) > 1
         people = People(
             warehouse,
             space.graph,
             as_of,
             events=[event for key in ordered for event in events_of(space.audiences[key])],
             filtered=[event for key in ordered for event in filtered_events_of(space.audiences[key])],
-            keep=(lambda e: stack.enter_context(warehouse.staged(e))) if shared else (lambda e: e),
-            joined=joined_columns(space.graph, [space.audiences[key] for key in ordered]) if shared else None,
+            keep=lambda e: stack.enter_context(warehouse.staged(e)),
+            joined=joined_columns(space.graph, [space.audiences[key] for key in ordered]),
             reach=reach_of(space.audiences[key] for key in ordered),
         )
         build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)

@@ -354,8 +354,9 @@ def canonical_ids_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.dateti
 
     Raises :class:`external.PastError` (as all readings do) for Profiles Sync tables of the company's own that do not hold the past.
     """
-    updates = graph_log(warehouse, graph, as_of)
-    return latest(_known(updates, as_of), ["segment_id"]).select("segment_id", "canonical_segment_id")
+    updates = _known(graph_log(warehouse, graph, as_of), as_of)
+    # As an aggregate: ranking whole rows takes engines several times as long.
+    return updates.group_by("segment_id").aggregate(canonical_segment_id=fn.newest(updates.canonical_segment_id, updates.seq))
 
 
 def merged_ids_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
@@ -383,9 +384,13 @@ def identifiers_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime
         log = external.mapping_log(warehouse, graph, as_of)
     else:
         log = warehouse.table(external_id_mapping_updates(profile_schema(graph)).ref)
-    newest = latest(_known(log, as_of), ["external_id_type", "external_id_value"])
-    newest = newest.filter(newest["__operation"].fill_null("CREATED") != "REMOVED")
-    joined = newest.join(ids, "segment_id")
+    known = _known(log, as_of)
+    newest = known.group_by("external_id_type", "external_id_value").aggregate(
+        segment_id=fn.newest(known.segment_id, known.seq),
+        operation=fn.newest(known["__operation"].fill_null("CREATED"), known.seq),
+        seq=known.seq.max(),
+    )
+    joined = newest.filter(newest["operation"] != "REMOVED").join(ids, "segment_id")
     return joined.select(
         "canonical_segment_id", "segment_id", type=joined.external_id_type, value=joined.external_id_value, seq=joined.seq
     )
@@ -433,15 +438,15 @@ def events_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids
     if graph.external:
         events = external.event_log(warehouse, graph)
         if events is None:
-            return _events_of_identifiers(warehouse, graph, as_of)
+            return _events_of_identifiers(warehouse, graph, as_of, ids)
     else:
         events = warehouse.table(EVENT_PROFILES.ref)
     return _known(events, as_of).join(ids, "segment_id").select("message_id", "canonical_segment_id", "segment_id")
 
 
-def _events_of_identifiers(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) -> ir.Table:
+def _events_of_identifiers(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime, ids: ir.Table) -> ir.Table:
     """Messages of profiles that nobody resolved at event time: by their user id, and those without one by their anonymous id."""
-    identifiers = identifiers_as_of(warehouse, graph, as_of)
+    identifiers = identifiers_as_of(warehouse, graph, as_of, ids)
     messages = _known(warehouse.table(MESSAGES.ref), as_of)
     named = messages.select(
         "message_id",

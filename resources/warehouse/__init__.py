@@ -420,6 +420,10 @@ class Warehouse(ABC):
             on += f" AND {self._condition(condition, target).sql(self.dialect)}"
         return self._run(f"DELETE FROM {target.sql(self.dialect)} USING ({subquery}) AS {source} WHERE {on}")
 
+    def scratch_ref(self, name: str) -> TableRef:
+        """A table that lasts no longer than the work it is part of."""
+        return TableRef("cdp_scratch", name)
+
     @contextlib.contextmanager
     def staged(self, expression: ir.Table, name: str | None = None) -> Iterator[ir.Table]:
         """The rows of ``expression`` computed once into a scratch table, dropped at the end. DDL: open it outside a transaction.
@@ -427,7 +431,7 @@ class Warehouse(ABC):
         ``name`` for a table that templates read (:meth:`template`): they need it under the same name each time.
         """
         number = self._free_number()
-        ref = TableRef("cdp_scratch", name or f"s{number}")
+        ref = self.scratch_ref(name or f"s{number}")
         self.create(ref, expression)
         try:
             yield self.table(ref)
@@ -446,7 +450,7 @@ class Warehouse(ABC):
     def scratch(self, rows: pa.Table) -> Iterator[ir.Table]:
         """Arrow rows as a scratch table to join with, dropped at the end. DDL: open it outside a transaction."""
         number = self._free_number()
-        ref = TableRef("cdp_scratch", f"s{number}")
+        ref = self.scratch_ref(f"s{number}")
         kinds = {
             name: "timestamp" if dtype.is_timestamp() else str(dtype)
             for name, dtype in ibis.Schema.from_pyarrow(rows.schema).items()

@@ -26,6 +26,11 @@ Connect = Callable[[str, bool], AbstractContextManager[duckdb.DuckDBPyConnection
 """(path, read only) -> a connection that is closed at the end."""
 
 
+# Of scratch tables: in memory, and beyond its limit in files beside the database. What is gone at the end need not be written into the
+# file first. No temporary tables: a connection's cursors do not see those.
+_MEMORY = "cdp_memory"
+
+
 def connect_directly(path: str, read_only: bool) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
     return closing(duckdb.connect(path, read_only=read_only))
 
@@ -59,6 +64,7 @@ class DuckDBWarehouse(Warehouse):
         self._connection.execute("SET enable_progress_bar=false")
         if self.memory_limit:
             self._connection.execute(f"SET memory_limit='{self.memory_limit}'")
+        self._connection.execute(f"ATTACH ':memory:' AS {_MEMORY}")
         self._create_views()
         self._fence()
 
@@ -100,6 +106,9 @@ class DuckDBWarehouse(Warehouse):
             self._connection.execute(f"SET allowed_directories=[{folders}]")
         self._connection.execute("SET enable_external_access=false")
         self._connection.execute("SET lock_configuration=true")
+
+    def scratch_ref(self, name: str) -> TableRef:
+        return TableRef("main", name, _MEMORY)
 
     def _fold(self, name: str) -> str:
         return name
@@ -158,7 +167,9 @@ class DuckDBWarehouse(Warehouse):
 
     def list_tables(self, schema: str) -> list[TableRef]:
         found = self._connection.execute(
-            "SELECT table_name FROM information_schema.tables WHERE lower(table_schema) = ? ORDER BY 1", [schema]
+            "SELECT table_name FROM information_schema.tables "
+            "WHERE lower(table_schema) = ? AND table_catalog = current_database() ORDER BY 1",
+            [schema],
         ).fetchall()
         return [TableRef(schema, str(row[0]).lower()) for row in found]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import closing
+from pathlib import Path
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
@@ -19,6 +22,7 @@ from resources.warehouse import (
     timestamp_literal,
 )
 from resources.warehouse import functions as fn
+from resources.warehouse.duckdb import open_duckdb
 
 SPEC = TableSpec(
     TableRef("raw", "things"),
@@ -89,6 +93,29 @@ def test_instants_and_sorted_lists_are_written_the_same_everywhere(things: Wareh
     assert row == {"ids": 'B","a","a","b","é', "at": "2026-01-01T12:30:00.123456Z"}
 
 
+def test_the_newest_of_each_group_is_the_one_with_the_greatest_number(warehouse: Warehouse) -> None:
+    rows = pa.table({"who": ["a", "a", "a", "b"], "said": ["one", "three", "two", "zero"], "seq": [1, 3, 2, 7]})
+    with warehouse.scratch(rows) as table:
+        newest = table.group_by("who").aggregate(said=fn.newest(table.said, table.seq))
+        assert warehouse.rows(newest.order_by("who"), 5) == [{"who": "a", "said": "three"}, {"who": "b", "said": "zero"}]
+
+
+def test_scratch_tables_never_reach_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "w.duckdb"
+    with open_duckdb(file) as warehouse:
+        warehouse.ensure(SPEC)
+        with warehouse.scratch(pa.table({"word": ["sesame"]})) as rows, warehouse.staged(rows) as again:
+            assert warehouse.rows(again, 5) == [{"word": "sesame"}]
+            # Beside a stream of batches, which reads by a cursor of its own.
+            assert [batch.to_pylist() for batch in warehouse.batches(again, 1)] == [[{"word": "sesame"}]]
+            assert warehouse.list_tables("main") == []
+        with pytest.raises(MissingTableError):
+            warehouse.table(warehouse.scratch_ref("s1"))
+    with closing(duckdb.connect(str(file), read_only=True)) as after:
+        assert after.execute("SELECT schema_name, table_name FROM duckdb_tables()").fetchall() == [("raw", "things")]
+    assert b"sesame" not in file.read_bytes()
+
+
 def test_upsert_replaces_rows_by_key_and_may_read_its_target(things: Warehouse) -> None:
     table = things.table(SPEC.ref)
     changed = table.filter(table.id == "a").mutate(n=table.n + 1)
@@ -125,10 +152,10 @@ def test_what_is_known_of_a_new_table_is_what_the_catalogue_says(warehouse: Ware
     warehouse.ensure(*specs)
     rows = pa.table({"n": pa.array([1], pa.int64()), "at": pa.array([None], pa.timestamp("us")), "ok": [True], "x": [1.5]})
     with warehouse.scratch(rows) as scratch:
-        made = [*(spec.ref for spec in specs), TableRef("cdp_scratch", "s1")]
+        made = [*(spec.ref for spec in specs), warehouse.scratch_ref("s1")]
         known = {ref: warehouse.schema(ref) for ref in made}
         assert known == {ref: warehouse._catalogue(ref) for ref in made}
-        assert known == {**warehouse._catalogue_of("s"), **warehouse._catalogue_of("cdp_scratch")}
+        assert {ref: known[ref] for ref in made[:-1]} == warehouse._catalogue_of("s")
         assert warehouse.arrow(scratch).to_pylist() == rows.to_pylist()
 
 
