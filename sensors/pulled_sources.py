@@ -69,6 +69,11 @@ def positions_of(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, 
     return json.loads(str(metadata[META_POSITIONS].value)) if META_POSITIONS in metadata else {}
 
 
+def _reads(run: dg.DagsterRun, source: dg.AssetKey) -> bool:
+    """Whether a sensor's run, this one's or that of new landing files, reads the source. Those end in any case: Dagster looks after them."""
+    return "cdp/sensor" in run.tags and source in (run.asset_selection or ())
+
+
 def build_pulled_source_sensors(space: Space, directory: Path) -> list[dg.SensorDefinition]:
     """One sensor for each source that is looked at continuously."""
     return [_sensor(space, directory, key) for key in continuous(space)]
@@ -86,8 +91,7 @@ def _sensor(space: Space, directory: Path, key: str) -> dg.SensorDefinition:
         description=f"Takes in what is new in {key}, and sends what follows from it.",
     )
     def _tick(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        # Of whatever started it: new landing files start one, where they put into the stream.
-        if any(selection[0] in (run.asset_selection or ()) for run in context.instance.get_runs(_UNFINISHED)):
+        if any(_reads(run, selection[0]) for run in context.instance.get_runs(_UNFINISHED)):
             return dg.SkipReason("a reading is under way")
         try:
             reader = open_source(load(directory).config.pulled_sources[key])

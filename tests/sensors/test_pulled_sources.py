@@ -173,11 +173,16 @@ def test_no_second_reading_starts_while_one_is_to_come(twins: str) -> None:
     job = build_definitions(MURAL).resolve_implicit_global_asset_job_def()
     with dg.instance_for_test() as instance:
         put(twins, 1)
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({SOURCE}))
+        by_hand, landed = (
+            instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({SOURCE}), tags=tags)
+            for tags in ({}, {"cdp/sensor": "mural__landing"})
+        )
         found = tick(instance)
         assert isinstance(found, dg.SkipReason)
         assert found.skip_message == "a reading is under way"
-        instance.report_run_canceled(run)
+        instance.report_run_canceled(landed)
+        # One that was started by hand, and killed, would stay under way for ever.
+        assert not instance.get_run_by_id(by_hand.run_id).is_finished  # type: ignore[union-attr]
         assert isinstance(tick(instance), dg.RunRequest)
 
 
