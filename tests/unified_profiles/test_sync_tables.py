@@ -146,7 +146,8 @@ def test_what_is_there_and_right_is_not_written_again(people: People, monkeypatc
         type(people.warehouse), "_run", lambda self, sql: (written.append(sql) if "people" in sql else None, run(self, sql))[1]
     )
     build_sync_tables(people.warehouse, people.config, people.graph)
-    assert [sql for sql in written if not sql.startswith('CREATE OR REPLACE TABLE "cdp_scratch"')] == []
+    scratch = people.warehouse.name(people.warehouse.scratch_ref("s1")).removesuffix('"s1"')
+    assert [sql for sql in written if not sql.startswith(f"CREATE OR REPLACE TABLE {scratch}")] == []
 
 
 def test_memberships_come_from_group_calls_and_from_context(any_people: People) -> None:
