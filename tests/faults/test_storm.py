@@ -27,7 +27,8 @@ HIT = [number for number in range(1, 400) if number % 10 in (2, 5, 8)]
 STORM = [{**kind, "nth": HIT[place :: len(KINDS)]} for place, kind in enumerate(KINDS)]
 PEOPLE = [f"p{n}" for n in range(90)]
 EVERY = {**{name: system for name, system in SYSTEMS.items() if system.when == "enters_or_exits"}, **BULK}
-MOST_SYNCS = 24
+# The storm is over after 400 calls; a slow machine makes fewer of them in a sync.
+MOST_SYNCS = 48
 
 
 @pytest.mark.parametrize("system", EVERY)
