@@ -198,3 +198,5 @@ def test_a_landing_file_that_comes_during_a_tick_is_seen_by_it(tmp_path: Path, m
     assert isinstance(found, dg.SensorResult)
     (asked,) = found.run_requests or ()
     assert set(event_streams(load(MURAL))) <= set(asked.asset_selection or ())
+    # Before what else waits for the warehouse.
+    assert asked.tags["dagster/priority"] == "1"
