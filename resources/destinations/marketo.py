@@ -3,7 +3,8 @@
 Two actions. ``upsert``: membership is a boolean lead field (``flag_field``); a retract sets it to false on an existing lead and never makes
 one. ``list``: membership is that of a static list; who leaves, or is retracted, is taken off it.
 Settings of the connection: ``bulk_from_rows`` (a sync of so many operations goes as bulk imports; 0: never), ``bulk_wait_minutes``
-(for the end of an import; longer ones are looked at again). The account is the munchkin id.
+(for the end of an import; longer ones are looked at again), ``bulk_unanswered_minutes`` (60: how long after an import that got no answer
+nothing else is written, retracts included, since it could still be worked through). The account is the munchkin id.
 Credentials: ``client_id``, ``client_secret`` of an API user.
 Settings of the action: ``key_field`` (the lookup field, default ``email``), ``partition``; of upsert ``flag_field``; of list ``list_id``.
 Evidence tags: [D] vendor documentation, [C] read in production connectors, [M] general knowledge, not confirmed.
@@ -114,7 +115,7 @@ class MarketoDestination(Connector):
 
     def __init__(self, connection: Connection) -> None:
         self.capabilities = capabilities_of("upsert", connection.settings)
-        self._patience = bulk.patience_of(connection.settings)
+        self._settings = connection.settings
         self._base = wire.base_url(connection, f"https://{connection.account}.mktorest.com").removesuffix("/rest")
         self._secrets = wire.credentials(connection, "client_id", "client_secret")
         self._account = wire.account_of("marketo", connection, self._base, CAPABILITIES.rates)
@@ -194,7 +195,7 @@ class MarketoDestination(Connector):
         return outcomes, [*refused, *(o for o, record in rows if not marketo_bulk.fits(record))]
 
     def _imports(self, jobs: JobBook) -> marketo_bulk.Imports:
-        return marketo_bulk.Imports(self._call, self._judge, jobs, self._patience)
+        return marketo_bulk.Imports(self._call, self._judge, jobs, self._settings)
 
     def _call(self, method: str, path: str, **request: Any) -> httpx.Response:
         return self._wire.call(method, f"{self._base}/{path}", **request)

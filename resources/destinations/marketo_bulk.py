@@ -2,6 +2,9 @@
 
 Create or update only. Marketo names the failed rows with words, not codes; those rows are sent again one call at a time, which gives the
 codes. Evidence tags as in ``marketo``.
+
+The request that uploads the rows also names the import, so one whose answer is lost has no number to ask about. It is noted before it is
+sent, and as long as Marketo may still work through it nothing else is written: its older values would come last.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ BULK: Final = Bulk(from_rows=3_000, batch_rows=30_000, batch_bytes=9_500_000)  #
 
 _RUNNING: Final = frozenset({"Queued", "Importing"})
 _NUMBERS: Final = {"failures": "numOfRowsFailed", "warnings": "numOfRowsWithWarning"}
+_UNANSWERED: Final = dt.timedelta(hours=1)  # how long is not documented; imports of 10 MB are a matter of minutes
+_SENT: Final = "sent "  # and when: in the book of jobs, an import that has no number yet
 _LONGEST_PAUSE: Final = 30.0  # [D] ask every 5 to 30 seconds
 
 Call = Callable[..., httpx.Response]
@@ -35,10 +40,12 @@ def fits(record: Mapping[str, Any]) -> bool:
 
 
 class Imports:
-    """The imports of one subscription."""
+    """The imports of one subscription. Settings: ``bulk_wait_minutes``, ``bulk_unanswered_minutes``."""
 
-    def __init__(self, call: Call, judge: Judge, jobs: JobBook, patience: dt.timedelta) -> None:
-        self._call, self._judge, self._jobs, self._patience = call, judge, jobs, patience
+    def __init__(self, call: Call, judge: Judge, jobs: JobBook, settings: Mapping[str, Any]) -> None:
+        self._call, self._judge, self._jobs = call, judge, jobs
+        self._patience = bulk.patience_of(settings)
+        self._unanswered = dt.timedelta(minutes=float(settings.get("bulk_unanswered_minutes", _UNANSWERED.total_seconds() / 60)))
 
     def upsert(
         self, lookup: str, settings: Mapping[str, str], rows: Sequence[tuple[Operation, Mapping[str, Any]]]
@@ -70,6 +77,9 @@ class Imports:
     def end_open(self) -> None:
         """See earlier imports through before anything else is written, or older values could follow newer ones. Raises CallFailedError."""
         for job in self._jobs.open():
+            if job.startswith(_SENT):
+                self._wait_unanswered(job)
+                continue
             try:
                 state = self._wait(job)
             except CallFailedError as error:
@@ -80,9 +90,18 @@ class Imports:
                 wire.wait(f"bulk:import {job} is under way", wire.now() + bulk.LATER)
             self._jobs.ended(job)
 
+    def _wait_unanswered(self, note: str) -> None:
+        """Let go of an import without a number when it must be over. Raises CallFailedError before."""
+        until = dt.datetime.fromisoformat(note.removeprefix(_SENT)) + self._unanswered
+        if wire.now() < until:
+            wire.wait("bulk:an import without an answer may be under way", until)
+        self._jobs.ended(note)
+
     def _begin(self, lookup: str, settings: Mapping[str, str], content: bytes) -> str:
-        answer = wire.body_of(
-            self._call(
+        note = f"{_SENT}{wire.now().isoformat()}"
+        self._jobs.began(note)
+        try:
+            response = self._call(
                 "POST",
                 "bulk/v1/leads.json",
                 writes=True,
@@ -90,12 +109,17 @@ class Imports:
                 params={"format": "csv", "lookupField": lookup, **settings},
                 files={"file": ("leads.csv", content, "text/csv")},
             )
-        )
+        except CallFailedError as error:
+            if error.status != "unknown":
+                self._jobs.ended(note)
+            raise
+        answer = wire.body_of(response)
         results = answer.get("result") if isinstance(answer, dict) else None
         job = results[0].get("batchId") if isinstance(results, list) and results and isinstance(results[0], dict) else None
         if not job:
             raise CallFailedError("unknown", "answer_not_understood")
         self._jobs.began(str(job))
+        self._jobs.ended(note)
         return str(job)
 
     def _wait(self, job: str) -> str:

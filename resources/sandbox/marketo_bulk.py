@@ -24,6 +24,7 @@ ROUTES: Final = (
 )
 MOST_BYTES: Final = 10 * 1024 * 1024  # [D]
 _QUEUE: Final = 10  # [D] running ones included
+_UNWATCHED: Final = 0.2  # seconds
 _KEPT: Final = "imports"
 # Types of fields that hold numbers.
 NUMBERS: Final = ("integer", "float", "currency", "score", "percent")
@@ -99,8 +100,12 @@ class Imports:
         for id in self._ids():
             job = self.get(id)
             if job and job["status"] == "Queued":
-                self._put({**job, "status": "Importing"})
-            elif job and job["status"] == "Importing" and at.timestamp() >= job["due"]:
+                job = {**job, "status": "Importing"}
+                self._put(job)
+                # Whoever asks at once sees each state; what nobody asked about is worked through all the same.
+                if at.timestamp() < job["due"] + _UNWATCHED:
+                    continue
+            if job and job["status"] == "Importing" and at.timestamp() >= job["due"]:
                 self._put(self._worked(job, at))
 
     def _worked(self, job: dict[str, Any], at: dt.datetime) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from contextlib import closing
 from typing import Any
 
 import pytest
 
 from resources.destinations import Action, Operation, Outcome
+from resources.destinations import http as wire
+from resources.destinations.marketo import MarketoDestination
 from resources.destinations.registry import capabilities, connect
 from tests.resources.conftest import Clock, Twins
 from tests.resources.test_salesforce_bulk import Book
@@ -114,11 +117,42 @@ def test_an_import_that_lasts_is_seen_through_before_newer_values_are_sent(twins
     assert book.jobs == []
 
 
-def test_an_upload_without_an_answer_is_unknown_and_one_that_was_refused_waits(twins: Twins) -> None:
+def test_nothing_overtakes_an_upload_without_an_answer(twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
     twins.fault("marketo", kind="commit_then_drop", path="bulk", times=1)
-    assert {o.status for o in deliver(twins, leads({}, {}))} == {"unknown"}
+    book, started = Book(), wire.now()
+    assert {o.status for o in deliver(twins, leads({"firstName": "old"}, {}), book)} == {"unknown"}
+    # It stands in the queue of the system's, and nobody knows its number.
+    for kind in ("exit", "retract"):
+        (found,) = deliver(twins, leads({"firstName": "new"}, kind=kind), book)
+        assert (found.status, found.reason) == ("waiting", "bulk:an import without an answer may be under way")
+        assert found.not_before is not None and dt.timedelta(minutes=59) < found.not_before - started <= dt.timedelta(minutes=61)
+    assert len([line for line in asked(twins) if line.startswith("POST")]) == 1
+    twins.clock.pass_(minutes=61)
+    monkeypatch.setattr(wire, "now", lambda: started + dt.timedelta(minutes=61))
+    assert [o.status for o in deliver(twins, leads({"firstName": "new"}), book)] == ["delivered"]
+    deliver(twins, leads({}))
+    assert held(twins)["u0@acme.example"]["firstName"] == "new"
+    assert book.jobs == []
+
+
+def test_an_upload_that_was_refused_waits_and_is_no_import(twins: Twins) -> None:
     twins.fault("marketo", kind="429", path="bulk", times=20)
-    assert {o.status for o in deliver(twins, leads({}, {}))} == {"waiting"}
+    book = Book()
+    assert {o.status for o in deliver(twins, leads({}, {}), book)} == {"waiting"}
+    assert book.jobs == []
+
+
+def test_an_upload_that_was_cut_off_is_noted_before_it_is_sent(twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = Book()
+
+    def killed(*_: Any, **__: Any) -> Any:
+        assert [job[:5] for job in book.jobs] == ["sent "]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MarketoDestination, "_call", killed)
+    with pytest.raises(KeyboardInterrupt):
+        deliver(twins, leads({}, {}), book)
+    assert len(book.jobs) == 1
 
 
 @pytest.mark.parametrize("kind", ["500", "429", "503", "expired_token"])
