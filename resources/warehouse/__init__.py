@@ -520,7 +520,7 @@ class Warehouse(ABC):
         """One SELECT of the user's as an expression with lower-case columns.
 
         It is parsed, must be a single SELECT whose every table is qualified with one of ``schemas`` (CTE names aside), and
-        must call no table function. ``:name`` placeholders take values from ``parameters``. ``dialect``: the one that the
+        must call no table function. ``:name`` stands for a value of ``parameters``. ``dialect``: the one that the
         text is written in, default this engine's. Raises :class:`UserQueryError`.
         """
         tree = parse_user_query(sql, schemas=schemas, parameters=parameters, dialect=dialect or self.dialect)

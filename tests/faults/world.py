@@ -170,6 +170,9 @@ class World:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rows = self.rows or self.system.rows
+        # The twins outlive a world; what another one left there is none of this one's.
+        reset = f"{self.twins}/__twin/reset?system={self.system.type}"
+        assert httpx.post(reset, trust_env=False, verify=False).status_code == 200
         if self.system.type in _AT_ONCE:
             self._set_limits(**{_AT_ONCE[self.system.type]: 0})
         self.activation = activation(
