@@ -108,7 +108,7 @@ class MarketoTwin(Twin):
             return Answer(414)
         if refusal := self._token_refusal(call) or self._throttle(call):
             return self._failure(refusal)
-        self._imports.work(call.at)
+        self._imports.work(call.at, asked=call.path.startswith("/bulk/v1/leads/batch/"))
         try:
             answer = self.dispatch(_as_get(call))
         except MalformedError:

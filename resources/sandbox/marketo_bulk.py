@@ -1,6 +1,6 @@
 """Bulk lead imports of the Marketo twin: a queue, work done some time after the upload, failures and warnings as CSV.
 
-An import is worked through when its time has come and somebody calls. CSV has no types: what a field's type wants is read from the text.
+An import is worked through when its time has come and somebody calls; who asks about imports sees each state. CSV has no types: what a field's type wants is read from the text.
 Not here: other formats than CSV, imports of custom objects and program members.
 """
 
@@ -24,7 +24,6 @@ ROUTES: Final = (
 )
 MOST_BYTES: Final = 10 * 1024 * 1024  # [D]
 _QUEUE: Final = 10  # [D] running ones included
-_UNWATCHED: Final = 0.2  # seconds
 _KEPT: Final = "imports"
 # Types of fields that hold numbers.
 NUMBERS: Final = ("integer", "float", "currency", "score", "percent")
@@ -95,15 +94,14 @@ class Imports:
         writer.writerows(job["failures"] if what == "failures" else [])
         return text.getvalue().encode()
 
-    def work(self, at: dt.datetime) -> None:
-        """Do what has come due. Called before anything else of a call."""
+    def work(self, at: dt.datetime, asked: bool) -> None:
+        """Do what has come due. Called before anything else of a call; ``asked``: whether the call asks about an import."""
         for id in self._ids():
             job = self.get(id)
             if job and job["status"] == "Queued":
                 job = {**job, "status": "Importing"}
                 self._put(job)
-                # Whoever asks at once sees each state; what nobody asked about is worked through all the same.
-                if at.timestamp() < job["due"] + _UNWATCHED:
+                if asked:
                     continue
             if job and job["status"] == "Importing" and at.timestamp() >= job["due"]:
                 self._put(self._worked(job, at))

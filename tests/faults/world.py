@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 
@@ -21,6 +22,7 @@ from cdp_assets.destination_syncs.journal import open_journal
 from cdp_assets.destination_syncs.plan import SyncRequest
 from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
 from resources.destinations import Connection, Destination
+from resources.destinations import http as wire
 from resources.destinations.registry import capabilities, connect
 from resources.warehouse.duckdb import open_duckdb
 from tests.destination_syncs.lab import GRAPH, FakeDestination, Lab, activation
@@ -102,8 +104,8 @@ SYSTEMS = {
 }
 # As asynchronous jobs, from the second row on.
 BULK = {
-    f"{name} in bulk": dataclasses.replace(SYSTEMS[name], connection={"bulk_from_rows": 2, **quick}, rows=rows)
-    for name, rows, quick in (("salesforce", 60, {}), ("marketo", 15, {"bulk_unanswered_minutes": 0.02}))
+    f"{name} in bulk": dataclasses.replace(SYSTEMS[name], connection={"bulk_from_rows": 2}, rows=rows)
+    for name, rows in (("salesforce", 60), ("marketo", 15))
 }
 _AT_ONCE = {"salesforce": "bulk_milliseconds", "marketo": "import_milliseconds"}
 # A declared API knows no refusal that passes, so a storm of them is not for it.
@@ -161,7 +163,7 @@ class World:
     twins: str
     system: System
     rows: int | None = None
-    now: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))  # connectors' quotas follow the real clock
+    now: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))  # also the clock of the connectors' waits
     settings: Mapping[str, Any] = field(default_factory=lambda: {"timeout_seconds": 2.0, "retry_seconds": 0.3})
     account: str = field(default_factory=lambda: f"account-{next(_accounts)}")
     wanted: dict[str, int] = field(default_factory=dict)
@@ -211,7 +213,7 @@ class World:
             run_id=run_id,
             now=self.now,
         )
-        with open_journal(self._journal) as journal:
+        with open_journal(self._journal) as journal, mock.patch.object(wire, "now", lambda: self.now):
             return sync_activation(
                 request,
                 Surroundings(
