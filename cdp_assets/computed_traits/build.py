@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import ibis
 import ibis.expr.types as ir
@@ -138,15 +137,18 @@ def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
     parts: dict[str, list[ir.Table]] = {PROFILE: [], ACCOUNT: []}
     for one in found:
         if one.trait.of_accounts:
-            parts[ACCOUNT].append(_stamped(build, one.trait, one.rows, ACCOUNT))
+            parts[ACCOUNT].append(_named(build, one.trait, one.rows, ACCOUNT))
         if one.trait.of_profiles:
             rows = of_members(warehouse, build.space, one.rows, build.as_of) if one.trait.of_accounts else one.rows
-            parts[PROFILE].append(_stamped(build, one.trait, rows, PROFILE))
-    with warehouse.transaction():
+            parts[PROFILE].append(_named(build, one.trait, rows, PROFILE))
+    with ExitStack() as stack:
+        # Together before the transaction: engines write one table by all their threads, but a union of many small ones by one.
+        unions = {owner: stack.enter_context(warehouse.staged(_union(some))) for owner, some in parts.items() if some}
+        stack.enter_context(warehouse.transaction())
         for spec, owner in ((TRAIT_VALUES, PROFILE), (ACCOUNT_VALUES, ACCOUNT)):
             warehouse.delete(spec.ref, [("trait", "in", keys), ("partition_key", "=", build.window.key)])
-            if parts[owner]:
-                warehouse.insert(spec.ref, reduce(lambda left, right: left.union(right), parts[owner]))
+            if owner in unions:
+                warehouse.insert(spec.ref, _stamped(build, unions[owner]))
         stored = {owner: _counts(build, spec.ref, keys) for owner, spec in ((PROFILE, TRAIT_VALUES), (ACCOUNT, ACCOUNT_VALUES))}
         for one in found:
             owner = PROFILE if one.trait.of_profiles else ACCOUNT
@@ -174,16 +176,24 @@ def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
     return results
 
 
-def _stamped(build: _Build, trait: Trait, rows: ir.Table, owner: str) -> ir.Table:
+def _union(tables: Sequence[ir.Table]) -> ir.Table:
+    """All rows, as a union of halves: DuckDB reads the two sides of a small union at once, but not those of a long chain."""
+    half = len(tables) // 2
+    return _union(tables[:half]).union(_union(tables[half:])) if half else tables[0]
+
+
+def _named(build: _Build, trait: Trait, rows: ir.Table, owner: str) -> ir.Table:
     return rows.select(
         trait=ibis.literal(trait.key),
-        partition_key=ibis.literal(build.window.key),
-        as_of=timestamp_literal(build.as_of),
         revision=ibis.literal(build.revisions[trait.key]),
         **{owner: rows[OWNER]},
         value_text="value_text",
         value_number="value_number",
     )
+
+
+def _stamped(build: _Build, rows: ir.Table) -> ir.Table:
+    return rows.mutate(partition_key=ibis.literal(build.window.key), as_of=timestamp_literal(build.as_of))
 
 
 def _counts(build: _Build, ref: TableRef, keys: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -22,7 +22,7 @@ from cdp_assets.computed_traits.tables import PROFILE
 from cdp_assets.raw_events.tables import MESSAGES
 from cdp_assets.space.models.audiences import EventFilter, Operator
 from cdp_assets.space.models.traits import Session, Trait
-from cdp_assets.space.operators import compare, event_value, instant_of, joined_by, number_of
+from cdp_assets.space.operators import compare, event_value, finite, instant_of, joined_by, number_of
 from cdp_assets.space.space import Space
 from cdp_assets.space.trait_rules import TraitKind, ValueType
 from cdp_assets.unified_profiles.tables import events_as_of
@@ -88,6 +88,12 @@ class Needs:
 
     def text_of(self, name: str) -> str:
         return self.filtered(EventFilter(property=name, operator=Operator.exists))
+
+    @cached_property
+    def numbers(self) -> dict[str, str]:
+        """The column of each property that is read as a number: a text is turned into one once, whatever becomes of it."""
+        names = sorted({*self.amounts, *(name for name, kind in self.values if kind == "number")})
+        return {name: f"number_{i}" for i, name in enumerate(names)}
 
     def filtered(self, wanted: EventFilter) -> str:
         return self.texts[_place(wanted)][0]
@@ -161,23 +167,24 @@ def scan(warehouse: Warehouse, space: Space, needs: Needs, profiles: ir.Table, a
     messages = messages.filter((messages.received_at < timestamp_literal(as_of)) & messages.event.isin(needs.events))
     # Documents are opened once, and stay behind: a join that carries them, or a filter that opens them again, costs more than
     # all the rest.
-    texts = messages.select(
-        "message_id",
-        "event",
-        "timestamp",
-        **{column: text_of(messages) for column, text_of in needs.texts.values()},
-    )
+    texts = {column: text_of(messages) for column, text_of in needs.texts.values()}
+    numbers = {column: fn.try_double(texts[needs.text_of(name)]) for name, column in needs.numbers.items()}
+    opened = messages.select("message_id", "event", "timestamp", **texts, **numbers)
     people = events_as_of(warehouse, space.graph, as_of).join(profiles, [(PROFILE, OWNER)]).select("message_id", NUMBER)
-    messages = texts.join(people, "message_id")
+    messages = opened.join(people, "message_id")
     return messages.select(
         NUMBER,
         at=messages.timestamp,
         **({"message_id": messages.message_id} if needs.in_order else {}),
         **{column: messages.event == event for event, column in needs.performed.items()},
-        **{column: _exact(fn.try_double(messages[needs.text_of(name)])) for name, column in needs.amounts.items()},
+        **{column: _exact(messages[needs.numbers[name]]) for name, column in needs.amounts.items()},
         **{column: _looks_at(messages, trait, needs, as_of) for column, trait in needs.looks.items()},
-        **{column: typed(messages[needs.text_of(name)], kind) for (name, kind), column in needs.values.items()},
+        **{column: _value_in(messages, name, kind, needs) for (name, kind), column in needs.values.items()},
     )
+
+
+def _value_in(messages: ir.Table, name: str, kind: ValueType, needs: Needs) -> ir.Value:
+    return finite(messages[needs.numbers[name]]) if kind == "number" else typed(messages[needs.text_of(name)], kind)
 
 
 def _exact(number: ir.FloatingValue) -> ir.DecimalValue:

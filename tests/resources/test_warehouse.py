@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from contextlib import closing
 from pathlib import Path
 
@@ -91,6 +92,38 @@ def test_instants_and_sorted_lists_are_written_the_same_everywhere(things: Wareh
     table = things.table(SPEC.ref)
     row = things.rows(table.aggregate(ids=fn.sorted_join(table.id, '","'), at=fn.iso_text(table.at.max())), 1)[0]
     assert row == {"ids": 'B","a","a","b","é', "at": "2026-01-01T12:30:00.123456Z"}
+
+
+def test_a_list_sorted_by_keys_holds_what_there_is_to_list(warehouse: Warehouse) -> None:
+    rows = pa.table({"who": list("aaabbc"), "said": ["z", "y", "x", None, "w", None], "place": list("312012")})
+    with warehouse.scratch(rows) as table:
+        listed = table.group_by("who").aggregate(said=fn.sorted_join(table.said, "|", table.place))
+        found = {row["who"]: row["said"] or None for row in warehouse.rows(listed, 5)}
+    assert found == {"a": "y|x|z", "b": "w", "c": None}
+
+
+def test_a_document_says_the_same_however_many_texts_are_read_of_it(warehouse: Warehouse) -> None:
+    paths = [("a",), ("a", "b"), ("a*",), ("q\"'",), ("n",), ("list",), ("gone",)]
+    documents = [
+        {"a": {"b": 1}, "a*": "star", "q\"'": "quotes", "n": None, "list": [1, "x"]},
+        {"a": "text", "n": 1.25, "list": {}},
+        {"a": [{"b": 1}], "n": True, "list": "[1]"},
+        [],
+        None,
+    ]
+    texts = [json.dumps(document) for document in documents] + [None]
+    with warehouse.scratch(pa.table({"place": range(len(texts)), "document": texts})) as table:
+        read = {f"text_{i}": fn.json_text(table.document, *path) for i, path in enumerate(paths)}
+        together = warehouse.rows(table.select("place", **read).order_by("place"), 10)
+        for name, text in read.items():
+            alone = warehouse.rows(table.select("place", text=text).order_by("place"), 10)
+            assert [row[name] for row in together] == [row["text"] for row in alone]
+        assert [row["text_0"] for row in together[1:2]] == ["text"]
+        # Within a case, and beside one.
+        case = ibis.ifelse(table.place == 0, read["text_2"], read["text_0"])
+        mixed = warehouse.rows(table.select("place", case=case, **read).order_by("place"), 10)
+        assert [row["case"] for row in mixed[:2]] == ["star", "text"]
+        assert [{name: row[name] for name in read} for row in mixed] == [{name: row[name] for name in read} for row in together]
 
 
 def test_the_newest_of_each_group_is_the_one_with_the_greatest_number(warehouse: Warehouse) -> None:
