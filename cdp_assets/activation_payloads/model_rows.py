@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
 import sqlglot
 from sqlglot import exp
 
@@ -39,10 +40,17 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class ModelRows:
-    """A model's rows, fixed for the build."""
+    """A model's rows by key, fixed for the build. ``batches``: of ``row_key``, ``v0`` … by place of ``columns``, ``subject``, ``consents``
+    and ``suppressed``."""
 
     count: int
-    stream: Iterator[ModelRow]
+    columns: Sequence[str]
+    batches: Iterator[pa.RecordBatch]
+
+    def each(self, batch: pa.RecordBatch) -> Iterator[ModelRow]:
+        for row in batch.to_pylist():
+            values = {name: plain(row[f"v{n}"]) for n, name in enumerate(self.columns)}
+            yield ModelRow(row["row_key"], values, row["subject"], bool(row["consents"]), bool(row["suppressed"]))
 
 
 def model_of(space: Space, activation: Activation) -> SqlModel:
@@ -96,7 +104,7 @@ def model_rows(
     ) as rows:
         count = _check_key(warehouse, model, rows)
         judged = _judged(warehouse, space, activation, rows, columns, as_of, consent_as_of_instant, suppressed)
-        yield ModelRows(count, _stream(warehouse, judged.order_by("row_key"), columns))
+        yield ModelRows(count, columns, warehouse.batches(judged.order_by("row_key"), BATCH_ROWS))
 
 
 def _needed(query: ir.Table, model: SqlModel, activation: Activation) -> list[str]:
@@ -149,10 +157,3 @@ def _judged(
     categories = activation.consent.categories
     standing = people.standing(warehouse, space, subjects, categories, instant, suppressed).rename(_holder=KEY)
     return found.left_join(standing, [("subject", "_holder")]).drop("_holder")
-
-
-def _stream(warehouse: Warehouse, rows: ir.Table, columns: list[str]) -> Iterator[ModelRow]:
-    for batch in warehouse.batches(rows, BATCH_ROWS):
-        for row in batch.to_pylist():
-            values = {name: plain(row[f"v{n}"]) for n, name in enumerate(columns)}
-            yield ModelRow(row["row_key"], values, row["subject"], bool(row["consents"]), bool(row["suppressed"]))

@@ -11,13 +11,16 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from cdp_assets.activation_payloads.audience_rows import candidates
+from cdp_assets.activation_payloads.column_mapping import BatchMapper, MappedBatch, fields_of
 from cdp_assets.activation_payloads.event_rows import event_units
-from cdp_assets.activation_payloads.model_rows import model_rows, table_rows, tables_of
+from cdp_assets.activation_payloads.model_rows import ModelRows, model_rows, table_rows, tables_of
 from cdp_assets.activation_payloads.people import LATEST
 from cdp_assets.activation_payloads.rules import PayloadError, Target, target_of
 from cdp_assets.activation_payloads.tables import BUILDS, PAYLOAD_BUILDS, PAYLOADS, SCHEMA, DealtWith
@@ -115,7 +118,7 @@ def build_payloads(
     with model_rows(warehouse, space, activation, as_of=as_of, consent_as_of_instant=instant, suppressed=suppressed) as rows:
         source = _model_source(warehouse, space, activation, definition_revision, run_id)
         writer = _Writer(warehouse, space, activation, target, as_of, definition_revision)
-        writer.write(row_unit(activation, row) for row in rows.stream)
+        writer.write_rows(rows)
         writer.swap(source, run_id, loaded_at)
         return writer.result()
 
@@ -184,6 +187,7 @@ class _Writer:
         self.activation = activation
         self.as_of = naive_utc(as_of)
         self.revision = definition_revision
+        self.target = target
         self.mapper = UnitMapper(activation, target, self.as_of, definition_revision)
         self.personal = personal_fields(activation, target.key_field)
         self.verdicts: Counter[str] = Counter()
@@ -193,16 +197,31 @@ class _Writer:
 
     def write(self, units: Iterator[Unit]) -> None:
         """All units into the scratch table, a batch at a time."""
+        self._begin()
+        self._append(units)
+
+    def write_rows(self, rows: ModelRows) -> None:
+        """All rows of a model into the scratch table: by column where the mapping allows, else one at a time."""
+        self._begin()
+        activation = self.activation
+        fields = fields_of(activation.mapping, rows.columns, activation.destination)
+        mapper = BatchMapper(activation, self.target, self.as_of, self.revision, fields, rows.columns) if fields else None
+        for batch in rows.batches:
+            mapped = mapper.map(batch) if mapper else None
+            if mapped is None:
+                self._append(row_unit(activation, row) for row in rows.each(batch))
+            else:
+                self.warehouse.append(self.scratch, mapped.rows)
+                self._count(mapped)
+
+    def _begin(self) -> None:
         self.warehouse.drop(self.scratch)
         self.warehouse.ensure(TableSpec(self.scratch, PAYLOADS.columns, "scratch", PAYLOADS.subject, personal=PAYLOADS.personal))
+
+    def _append(self, units: Iterator[Unit]) -> None:
         schema = PAYLOADS.schema.to_pyarrow()
-        waiting: list[dict[str, Any]] = []
-        for unit in units:
-            waiting.append(self._row(self.mapper.map(unit)))
-            if len(waiting) >= WRITE_ROWS:
-                self.warehouse.append(self.scratch, pa.Table.from_pylist(waiting, schema=schema))
-                waiting = []
-        self.warehouse.append(self.scratch, pa.Table.from_pylist(waiting, schema=schema))
+        while waiting := [self._row(self.mapper.map(unit)) for unit in islice(units, WRITE_ROWS)]:
+            self.warehouse.append(self.scratch, pa.Table.from_pylist(waiting, schema=schema))
 
     def swap(self, source: Mapping[str, Any], run_id: str, loaded_at: dt.datetime) -> None:
         """The scratch table in place of the activation's rows, with the record of the build, in one transaction."""
@@ -257,3 +276,10 @@ class _Writer:
         if mapped.verdict == OK and len(self.sample) < SAMPLE_ROWS:
             self.sample.append(mask_record(mapped.payload, self.personal))
         return mapped.row
+
+    def _count(self, mapped: MappedBatch) -> None:
+        self.verdicts.update(mapped.verdicts)
+        self.details.update(filter(None, mapped.details))
+        good = (place for place, verdict in enumerate(mapped.verdicts) if verdict == OK)
+        for place in islice(good, SAMPLE_ROWS - len(self.sample)):
+            self.sample.append(mask_record(orjson.loads(mapped.payload(place)), self.personal))

@@ -65,7 +65,7 @@ def field_problems(payload: Mapping[str, Any], fields: Mapping[str, FieldRule] |
             if "*" not in fields:
                 problems.append(f"{name} is not a field of the object")
         elif value is not None and not (rule.required and value == ""):
-            if not _fits(rule.kind, value):
+            if not fits(rule.kind, value):
                 problems.append(f"{name} is not {_article(rule.kind)}")
             elif rule.max_length is not None and isinstance(value, str) and len(value) > rule.max_length:
                 problems.append(f"{name} is longer than {rule.max_length} characters")
@@ -76,7 +76,7 @@ def _article(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
-def _fits(kind: str, value: Any) -> bool:
+def fits(kind: str, value: Any) -> bool:
     """Whether a value is of a kind. Traits from identify calls are texts, so a text that spells the value is one."""
     if kind == "any":
         return True

@@ -24,7 +24,7 @@ MAX_MESSAGE_BYTES = 32 * 1024
 
 OK = "ok"
 # Verdicts under which no content is kept: nothing of it may leave now or later, and a retract needs key and flag only.
-_CONTENT_FREE = frozenset({"suppressed", "consent", "no_subject", "too_large"})
+CONTENT_FREE = frozenset({"suppressed", "consent", "no_subject", "too_large"})
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class UnitMapper:
             exit_payload = payload if unit.exit_message is unit.message else self._mapped(unit.exit_message)
         except MappingError as error:
             verdict, detail = verdict or "invalid", f"mapping: {error.errors[0]}"
-        size = len(_json(unit.message))
+        size = len(canonical_json(unit.message))
         if not verdict and size > MAX_MESSAGE_BYTES:
             verdict, detail = "too_large", f"message of {-(-size // 1024)} KB, at most {MAX_MESSAGE_BYTES // 1024} KB"
         key_value = payload.get(self.target.key_field)
@@ -179,8 +179,8 @@ class UnitMapper:
         if not verdict:
             problems = field_problems(payload, self.target.fields)
             verdict, detail = ("invalid", "; ".join(problems)) if problems else (OK, "")
-        keep = bool(payload) and verdict not in _CONTENT_FREE
-        mapped = _json(payload).decode() if keep else None
+        keep = bool(payload) and verdict not in CONTENT_FREE
+        mapped = canonical_json(payload).decode() if keep else None
         # What has happened cannot be taken back.
         retract = {} if destination_key is None or self.activation.events else {self.target.key_field: key_value}
         if retract and self.target.flag_field:
@@ -195,9 +195,9 @@ class UnitMapper:
             "destination_key": destination_key,
             "payload": mapped,
             "payload_hash": hashlib.sha256(mapped.encode()).hexdigest() if mapped is not None else None,
-            "exit_payload": _json(exit_payload).decode() if keep and not self.activation.events else None,
-            "retract_payload": _json(retract).decode() if retract else None,
-            "identifiers": _json(dict(unit.identifiers)).decode() if keep else None,
+            "exit_payload": canonical_json(exit_payload).decode() if keep and not self.activation.events else None,
+            "retract_payload": canonical_json(retract).decode() if retract else None,
+            "identifiers": canonical_json(dict(unit.identifiers)).decode() if keep else None,
             "verdict": verdict,
             "detail": detail,
             "as_of": self.as_of,
@@ -232,7 +232,7 @@ def personal_fields(activation: Activation, key_field: str) -> frozenset[str]:
     return frozenset({key_field, *(name for name, value in activation.mapping.items() if personal(value))})
 
 
-def _json(value: Any) -> bytes:
+def canonical_json(value: Any) -> bytes:
     """Canonical JSON: keys sorted, no spaces. Whole numbers too large for 64 bits keep their digits."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS, default=_nothing)

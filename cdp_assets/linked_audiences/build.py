@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import reduce
@@ -61,6 +61,7 @@ from cdp_assets.unified_profiles.tables import canonical_ids_as_of
 from resources.warehouse import TableRef, Warehouse, naive_utc, timestamp_literal
 
 EXAMPLES = 5
+TOGETHER = 10  # audiences of a transaction
 MAX_ROWS = 150_000_000  # members and their matched entities, Segment's limit of a run
 
 
@@ -191,7 +192,7 @@ def build_audiences(
     *,
     funnels: bool = True,
 ) -> dict[str, AudienceResult]:
-    """Compute the audiences ``keys`` as of ``as_of`` and replace their rows of the window's partition, one transaction each.
+    """Compute the audiences ``keys`` as of ``as_of`` and replace their rows of the window's partition, a few in each transaction.
 
     Members and context, the row counts of the tables on each audience's paths, and the record of the build. An audience that
     fails keeps its previous partition; one that refers to an audience or a computed trait that failed now, or that the partition
@@ -215,12 +216,19 @@ def build_audiences(
         build = _Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)
         there = _built_already(warehouse, window)
         take_snapshots(warehouse, space.config, _entities_of(space, ordered), as_of)
-        for key in ordered:
-            try:
-                reason = _missing(space, key, results, failed_traits, there)
-                results[key] = AudienceResult(skipped_because=reason) if reason else _build_one(build, key)
-            except Exception as error:  # noqa: BLE001 - whatever one audience raises must not reach the others
-                results[key] = AudienceResult(error=cause(error))
+        for together in _runs_of(space, ordered):
+            prepared: list[_Prepared] = []
+            with ExitStack() as scratch:
+                for key in together:
+                    try:
+                        reason = _missing(space, key, results, failed_traits, there)
+                        if reason:
+                            results[key] = AudienceResult(skipped_because=reason)
+                        else:
+                            prepared.append(_prepare(build, key, scratch))
+                    except Exception as error:  # noqa: BLE001 - whatever one audience raises must not reach the others
+                        results[key] = AudienceResult(error=cause(error))
+                results |= _write_all(build, prepared)
     return {key: results[key] for key in keys}
 
 
@@ -269,52 +277,98 @@ def _missing(
     return None
 
 
-def _build_one(build: _Build, key: str) -> AudienceResult:
+def _runs_of(space: Space, ordered: Sequence[str]) -> Iterator[list[str]]:
+    """Audiences that are written together: none of a run refers to another one of it, for a reference reads what is written."""
+    run: list[str] = []
+    for key in ordered:
+        if len(run) == TOGETHER or not set(audiences_of(space.audiences[key])).isdisjoint(run):
+            yield run
+            run = []
+        run.append(key)
+    if run:
+        yield run
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An audience that is computed and not written: ``members`` are staged, ``context`` is an expression over them."""
+
+    key: str
+    builds: Sequence[Built]
+    members: ir.Table
+    context: ir.Table
+    path_rows: Mapping[TableRef, int]
+    changes: _Changes
+    recording: Sequence[tuple[Built, Earlier | None, ir.Table | None]]
+    funnel: pa.Table | None
+
+
+def _prepare(build: _Build, key: str, scratch: ExitStack) -> _Prepared:
     warehouse = build.warehouse
     builds = builds_of(warehouse, key)
     refuse_dropped(builds, build.as_of, build.space.config.retention_days)
     compiled = build.compiled(key)
-    with (
-        warehouse.staged(compiled.members) as members,
-        members_before(warehouse, key, builds, build.window.key, build.as_of) as earlier,
-    ):
-        path_rows = _path_rows(build, compiled.tables)
-        changes = _changes(build, key, members, builds)
-        recording = _transitions(build, key, builds, earlier)
-        funnel = _funnel(build, key) if build.funnels and _funnel_wanted(build, key) else None
-        stamp = {
-            "audience": ibis.literal(key),
-            "partition_key": ibis.literal(build.window.key),
-            "as_of": timestamp_literal(build.as_of),
-            "revision": ibis.literal(build.revisions[key]),
-        }
-        with warehouse.transaction():
-            for spec in (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, PATH_ROWS):
-                warehouse.delete(spec.ref, [("audience", "=", key), ("partition_key", "=", build.window.key)])
-            warehouse.insert(AUDIENCE_MEMBERS.ref, members.mutate(**stamp))
-            warehouse.insert(AUDIENCE_CONTEXT.ref, compiled.context_of(members).mutate(**stamp))
-            warehouse.append(PATH_ROWS.ref, _path_row_table(build, key, path_rows))
-            if funnel is not None:
-                warehouse.delete(AUDIENCE_FUNNELS.ref, [("audience", "=", key), ("partition_key", "=", build.window.key)])
-                warehouse.append(AUDIENCE_FUNNELS.ref, funnel)
-            entities = _entities(build, key)
-            target = _target(build, key)
-            for partition, since, moved in recording:
-                record_transitions(warehouse, build.ids_at(partition.as_of), key, partition, since, moved)
-            dropped = drop_old(warehouse, key, _others(build, builds), build.as_of, build.space.config.retention_days)
-            _check_size(changes.members + entities)
-            record_build(
-                warehouse,
-                SCHEMA,
-                asset=key,
-                partition_key=build.window.key,
-                as_of=build.as_of,
-                revision=build.revisions[key],
-                run_id=build.run_id,
-                rows=changes.members,
-                loaded_at=build.loaded_at,
-                kind=build.built(key).kind,
-            )
+    members = scratch.enter_context(warehouse.staged(compiled.members))
+    earlier = scratch.enter_context(members_before(warehouse, key, builds, build.window.key, build.as_of))
+    return _Prepared(
+        key,
+        builds,
+        members,
+        compiled.context_of(members),
+        _path_rows(build, compiled.tables),
+        _changes(build, key, members, builds),
+        _transitions(build, key, builds, earlier),
+        _funnel(build, key) if build.funnels and _funnel_wanted(build, key) else None,
+    )
+
+
+def _write_all(build: _Build, prepared: Sequence[_Prepared]) -> dict[str, AudienceResult]:
+    """All in one transaction, for a commit costs as much as a small audience; when that fails, each in its own, so that only those at
+    fault fail."""
+    try:
+        with build.warehouse.transaction():
+            return {one.key: _write(build, one) for one in prepared}
+    except Exception as error:  # noqa: BLE001 - whatever one audience raises must not reach the others
+        if len(prepared) == 1:
+            return {prepared[0].key: AudienceResult(error=cause(error))}
+        return {key: result for one in prepared for key, result in _write_all(build, [one]).items()}
+
+
+def _write(build: _Build, one: _Prepared) -> AudienceResult:
+    """Replace what the partition has of the audience. Called within a transaction."""
+    warehouse, key, changes = build.warehouse, one.key, one.changes
+    stamp = {
+        "audience": ibis.literal(key),
+        "partition_key": ibis.literal(build.window.key),
+        "as_of": timestamp_literal(build.as_of),
+        "revision": ibis.literal(build.revisions[key]),
+    }
+    for spec in (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, PATH_ROWS):
+        warehouse.delete(spec.ref, [("audience", "=", key), ("partition_key", "=", build.window.key)])
+    warehouse.insert(AUDIENCE_MEMBERS.ref, one.members.mutate(**stamp))
+    warehouse.insert(AUDIENCE_CONTEXT.ref, one.context.mutate(**stamp))
+    warehouse.append(PATH_ROWS.ref, _path_row_table(build, key, one.path_rows))
+    if one.funnel is not None:
+        warehouse.delete(AUDIENCE_FUNNELS.ref, [("audience", "=", key), ("partition_key", "=", build.window.key)])
+        warehouse.append(AUDIENCE_FUNNELS.ref, one.funnel)
+    entities = _entities(build, key)
+    target = _target(build, key)
+    for partition, since, moved in one.recording:
+        record_transitions(warehouse, build.ids_at(partition.as_of), key, partition, since, moved)
+    dropped = drop_old(warehouse, key, _others(build, one.builds), build.as_of, build.space.config.retention_days)
+    _check_size(changes.members + entities)
+    record_build(
+        warehouse,
+        SCHEMA,
+        asset=key,
+        partition_key=build.window.key,
+        as_of=build.as_of,
+        revision=build.revisions[key],
+        run_id=build.run_id,
+        rows=changes.members,
+        loaded_at=build.loaded_at,
+        kind=build.built(key).kind,
+    )
     return AudienceResult(
         changes.members,
         entities,
