@@ -38,7 +38,7 @@ from cdp_assets.destination_syncs.event_streams import dealt_with  # noqa: E402
 from cdp_assets.graph_report import graph_report  # noqa: E402
 from cdp_assets.linked_audiences import assets as audiences  # noqa: E402
 from cdp_assets.linked_audiences import checks as audience_checks  # noqa: E402
-from cdp_assets.linked_audiences.build import AudienceResult  # noqa: E402
+from cdp_assets.linked_audiences.partition import AudienceResult  # noqa: E402
 from cdp_assets.linked_audiences.sql import audience_sql  # noqa: E402
 from cdp_assets.pulled_sources import assets as pulled  # noqa: E402
 from cdp_assets.pulled_sources.tables import SCHEMA as PULLED_SCHEMA  # noqa: E402

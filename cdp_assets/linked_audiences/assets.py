@@ -11,8 +11,9 @@ import dagster as dg
 
 from cdp_assets.dagster_support import asset_key, profile_deps, room_spec, table_key
 from cdp_assets.data_graph.model import JunctionJoin
-from cdp_assets.linked_audiences.build import AudienceResult, build_audiences
+from cdp_assets.linked_audiences.build import build_audiences
 from cdp_assets.linked_audiences.describe import condition_tree
+from cdp_assets.linked_audiences.partition import AudienceResult
 from cdp_assets.linked_audiences.shown import markdown, shown
 from cdp_assets.linked_audiences.tables import AUDIENCE_MEMBERS, SCHEMA
 from cdp_assets.space.builds import record_revision

@@ -14,8 +14,8 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from cdp_assets.linked_audiences.build import AudienceResult
 from cdp_assets.linked_audiences.funnel import funnel_text
+from cdp_assets.linked_audiences.partition import AudienceResult
 from cdp_assets.linked_audiences.tables import AUDIENCE_FUNNELS, AUDIENCE_MEMBERS, AUDIENCE_TRANSITIONS, BUILDS
 from cdp_assets.space.documents import Place
 from cdp_assets.space.masking import mask_value

@@ -6,7 +6,8 @@ import datetime as dt
 from typing import Any
 
 from cdp_assets.data_graph.model import ColumnJoin, Entity, ExternalIdJoin, JunctionJoin, Relationship, TraitJoin
-from cdp_assets.linked_audiences.build import AudienceResult, build_audiences
+from cdp_assets.linked_audiences.build import build_audiences
+from cdp_assets.linked_audiences.partition import AudienceResult
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS
 from cdp_assets.space.space import Space
 from resources.warehouse import Warehouse

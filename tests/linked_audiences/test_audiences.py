@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from cdp_assets.computed_traits.build import build_traits
-from cdp_assets.linked_audiences.build import AudienceResult
+from cdp_assets.linked_audiences.partition import AudienceResult
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS, PATH_ROWS
 from cdp_assets.space.models.audiences import Audience
 from cdp_assets.space.operators import ConditionError

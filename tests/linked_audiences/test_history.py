@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from cdp_assets.linked_audiences.build import AudienceResult, build_audiences
+from cdp_assets.linked_audiences.build import build_audiences
+from cdp_assets.linked_audiences.partition import AudienceResult
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS, AUDIENCE_TRANSITIONS, BUILDS
 from cdp_assets.space.space import Space
 from resources.warehouse import Warehouse

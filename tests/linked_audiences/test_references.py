@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cdp_assets.linked_audiences import build as building
-from cdp_assets.linked_audiences.build import AudienceResult
+from cdp_assets.linked_audiences import partition
+from cdp_assets.linked_audiences.partition import AudienceResult
 from cdp_assets.linked_audiences.warehouse_check import check_audiences
 from cdp_assets.space import references
 from cdp_assets.space.load import load_space
@@ -142,13 +142,17 @@ def test_an_audience_that_grows_beyond_the_limit_fails_and_keeps_what_it_had(
     world = bank(accounts=[(1, "p@x")])
     world.profile("P", email="p@x")
     world.write(duckdb_warehouse)
-    made = bank_space(one_group("owners", {"with_entity": "accounts"}))
-    monkeypatch.setattr(building, "MAX_ROWS", 2)
+    first = {"where": {"all": [{"column": "id", "operator": "equals", "value": 1}]}}
+    made = bank_space(one_group("owners", {"with_entity": "accounts"}), one_group("few", {"with_entity": "accounts", **first}))
+    monkeypatch.setattr(partition, "MAX_ROWS", 2)
     assert build(duckdb_warehouse, made)["owners"] == AudienceResult(1, 1, entered=1)
     world.tables["accounts"][1].append({**world.tables["accounts"][1][0], "id": 2})
     world.write(duckdb_warehouse)
-    failed = build(duckdb_warehouse, made)["owners"]
+    results = build(duckdb_warehouse, made)
+    failed = results["owners"]
     assert failed.error is not None and failed.error.startswith("members and matched entities are 3 rows together")
+    # What was to be written with it is written without it.
+    assert results["few"] == AudienceResult(1, 1)
     assert context(duckdb_warehouse, made, "owners") == [("P", "accounts", "1", None)]
 
 

@@ -12,7 +12,8 @@ from cdp_assets.activation_payloads.payloads import build_payloads
 from cdp_assets.activation_payloads.tables import PAYLOADS
 from cdp_assets.computed_traits.build import build_traits
 from cdp_assets.generate import GenerateResult, generate
-from cdp_assets.linked_audiences.build import AudienceResult, build_audiences
+from cdp_assets.linked_audiences.build import build_audiences
+from cdp_assets.linked_audiences.partition import AudienceResult
 from cdp_assets.pulled_sources.take_in import take_in as take_in_source
 from cdp_assets.raw_events.build import build_window
 from cdp_assets.raw_events.event_tables import build_event_tables
