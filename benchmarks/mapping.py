@@ -19,8 +19,8 @@ from resources.warehouse.duckdb import DuckDBWarehouse, open_duckdb
 TITLE = "Payloads: a mapping of ten fields"
 TEXT = """
 A model of users to payloads: eight columns of every type, a constant and a constant list, mapped, judged, hashed, written with what takes
-each row back. By hand is one statement that writes the same keys, texts and hashes with DuckDB's own JSON functions; the benchmark
-checks that both are the same.
+each row back. By hand is one statement that writes the same rows with DuckDB's own JSON functions; the benchmark checks that they are
+the same.
 """
 
 ROWS = 1_000_000
@@ -107,20 +107,24 @@ def _by_hand(warehouse: DuckDBWarehouse) -> None:
     warehouse._run(
         """
         CREATE TABLE bench.by_hand AS
-        SELECT id, payload, sha256(payload) AS payload_hash, payload AS exit_payload, json_object('id', id) AS retract_payload
+        SELECT
+            'users_to_crm' AS activation, id AS unit, CAST(NULL AS VARCHAR) AS canonical_segment_id, CAST(NULL AS VARCHAR) AS path,
+            CAST(NULL AS VARCHAR) AS entity_id, id AS row_key, id AS destination_key, payload, sha256(payload) AS payload_hash,
+            payload AS exit_payload, CAST(json_object('id', id) AS VARCHAR) AS retract_payload, '{}' AS identifiers, 'ok' AS verdict,
+            '' AS detail, TIMESTAMP '2026-04-01' AS as_of, 'r1' AS definition_revision, CAST(NULL AS TIMESTAMP) AS occurred_at
         FROM (
             SELECT id, CAST(json_object(
                 'Active', active, 'Balance', balance, 'Email', email, 'FirstName', first_name, 'Plan', plan, 'Seats', seats,
                 'SignedUp', strftime(signed_up, '%Y-%m-%dT%H:%M:%SZ'), 'Source', 'warehouse', 'Tags', ['crm', 'daily'], 'id', id
             ) AS VARCHAR) AS payload
-            FROM bench.users ORDER BY id
+            FROM bench.users
         )
         """
     )
 
 
 def _check(warehouse: DuckDBWarehouse) -> None:
-    mapped = f"SELECT destination_key, payload, payload_hash, exit_payload, retract_payload FROM {warehouse.name(PAYLOADS.ref)}"
+    mapped = f"FROM {warehouse.name(PAYLOADS.ref)}"
     for one, other in ((mapped, "FROM bench.by_hand"), ("FROM bench.by_hand", mapped)):
         rows = warehouse._connection.execute(f"SELECT * FROM (({one}) EXCEPT ALL ({other})) LIMIT 2").fetchall()
         assert not rows, rows

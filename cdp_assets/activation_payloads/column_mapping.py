@@ -6,13 +6,11 @@ message may be too large, go one row at a time.
 
 from __future__ import annotations
 
-import datetime as dt
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any, Final
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,9 +19,9 @@ from cdp_assets.activation_payloads.mapping_kit.paths import segments, without_r
 from cdp_assets.activation_payloads.mapping_kit.values import text
 from cdp_assets.activation_payloads.message import plain, row_message
 from cdp_assets.activation_payloads.rules import Target, field_problems, fits
-from cdp_assets.activation_payloads.tables import PAYLOADS
 from cdp_assets.activation_payloads.unit_payload import CONTENT_FREE, MAX_MESSAGE_BYTES, OK, canonical_json, refusal
 from cdp_assets.space.models.activations import Activation, ColumnSubject
+from resources.destinations import FieldRule
 
 _FIELD: Final = "value"
 _ESCAPED: Final = 6  # the most bytes of JSON that a byte of text takes
@@ -41,7 +39,7 @@ class Fields:
 
 @dataclass(frozen=True)
 class MappedBatch:
-    """Rows of PAYLOADS in the order of the batch, with the verdict and the detail of each."""
+    """A batch's rows in its order: those columns of PAYLOADS that are not the same for all or follow from others. ``details``: '' for none."""
 
     rows: pa.Table
     verdicts: list[str]
@@ -90,23 +88,11 @@ def _path_of(value: Any) -> tuple[str, ...] | None:
 class BatchMapper:
     """Maps and judges batches of a model's rows: ``row_key``, ``v0`` … by place of ``columns``, ``subject``, ``consents``, ``suppressed``."""
 
-    def __init__(
-        self,
-        activation: Activation,
-        target: Target,
-        as_of: dt.datetime,
-        definition_revision: str,
-        fields: Fields,
-        columns: Sequence[str],
-    ) -> None:
+    def __init__(self, activation: Activation, target: Target, fields: Fields, columns: Sequence[str]) -> None:
         self.activation, self.target, self.fields = activation, target, fields
         self._columns = list(columns)
-        self._same: dict[str, Any] = {
-            "activation": activation.key,
-            "as_of": as_of,
-            "definition_revision": definition_revision,
-            **dict.fromkeys(("path", "entity_id", "occurred_at")),
-        }
+        # Constants in the order of their keys, so that nothing below is sorted once a row.
+        self._constants = {name: orjson.loads(canonical_json(value)) for name, value in fields.constants.items()}
         self._around = len(canonical_json(row_message({}, activation.destination))) + sum(
             _ESCAPED * len(name.encode()) + 4 for name in columns
         )
@@ -116,41 +102,61 @@ class BatchMapper:
         arrays = [batch.column(f"v{place}") for place in range(len(self._columns))]
         if self._around + sum(map(_widest, arrays)) > MAX_MESSAGE_BYTES:
             return None
-        names = sorted({*self.fields.columns, *self.fields.constants})
+        rows = len(batch)
         read = {place: _values(arrays[place]) for place in set(self.fields.columns.values())}
-        constants, places = self.fields.constants, self.fields.columns
-        values = [[constants[name]] * len(batch) if name in constants else read[places[name]] for name in names]
-        doubtful = self._doubtful(names, arrays, values, len(batch))
-        refused = self._refused(batch)
-        subject = self.activation.consent.subject
-        named = _values(arrays[self._columns.index(subject.column)]) if isinstance(subject, ColumnSubject) else None
-        subjects = batch.column("subject").to_pylist()
-        kind = subject.identifier_type if isinstance(subject, ColumnSubject) else ""
+        values = {name: read[place] for name, place in self.fields.columns.items()}
+        values |= {name: [value] * rows for name, value in self._constants.items()}
+        names = sorted(values)
+        key_values = values.get(self.target.key_field, [None] * rows)
+        keys = [value if type(value) is str and value else _key(value) for value in key_values]
+        verdicts, details = self._refused(batch), [""] * rows
+        for place in self._doubtful(values, arrays, rows):
+            if not verdicts[place] and keys[place] is not None:
+                problems = field_problems({name: values[name][place] for name in names}, self.target.fields)
+                verdicts[place], details[place] = ("invalid", "; ".join(problems)) if problems else ("", "")
+        for place, key in enumerate(keys):
+            if not verdicts[place]:
+                verdicts[place], details[place] = (
+                    (OK, "") if key is not None else ("no_identifier", f"{self.target.key_field} is empty")
+                )
+        objects = _objects(names, values) if names else [None] * rows
+        texts = [None if verdict in CONTENT_FREE else mapped for mapped, verdict in zip(objects, verdicts, strict=True)]
+        made: dict[str, list[Any]] = {
+            "destination_key": keys,
+            "payload": texts,
+            "retract_payload": self._retracts(keys, key_values),
+            "identifiers": self._identifiers(batch, arrays, texts),
+            "verdict": verdicts,
+            "detail": details,
+        }
+        return MappedBatch(_table(batch, made), verdicts, details)
+
+    def _retracts(self, keys: Sequence[str | None], values: Sequence[Any]) -> list[bytes | None]:
+        """What takes each row back: key and flag only."""
+        before, after = b"{", b"}"
         key_field, flag_field = self.target.key_field, self.target.flag_field
-        found: dict[str, list[Any]] = {name: [] for name in _MADE}
-        keys, payloads, hashes, retracts, identifiers, verdicts, details = found.values()
-        for place, row in enumerate(zip(*values, strict=True) if values else repeat((), len(batch))):
-            payload = dict(zip(names, row, strict=True))
-            key_value = payload.get(key_field)
-            key = key_value if type(key_value) is str and key_value else _key(key_value)
-            verdict, detail = refused[place], ""
-            if not verdict:
-                problems = field_problems(payload, self.target.fields) if place in doubtful else []
-                if key is None:
-                    verdict, detail = "no_identifier", f"{key_field} is empty"
-                else:
-                    verdict, detail = ("invalid", "; ".join(problems)) if problems else (OK, "")
-            mapped = canonical_json(payload) if payload and verdict not in CONTENT_FREE else None
-            keys.append(key)
-            payloads.append(mapped)
-            hashes.append(None if mapped is None else hashlib.sha256(mapped).hexdigest())
-            retract = {key_field: key_value, flag_field: False} if flag_field else {key_field: key_value}
-            retracts.append(None if key is None else canonical_json(retract))
-            said = {kind: text(named[place])} if named is not None and subjects[place] is not None else {}
-            identifiers.append(None if mapped is None else canonical_json(said) if said else b"{}")
-            verdicts.append(verdict)
-            details.append(detail)
-        return MappedBatch(self._table(batch, found), verdicts, details)
+        if flag_field == key_field:
+            values = [False] * len(keys)
+        elif flag_field and flag_field < key_field:
+            before = b"{" + canonical_json(flag_field) + b":false,"
+        elif flag_field:
+            after = b"," + canonical_json(flag_field) + b":false}"
+        before += canonical_json(key_field) + b":"
+        return [None if key is None else before + canonical_json(value) + after for key, value in zip(keys, values, strict=True)]
+
+    def _identifiers(
+        self, batch: pa.RecordBatch, arrays: Sequence[pa.Array], texts: Sequence[bytes | None]
+    ) -> list[bytes | None]:
+        """What the person of each row that has content is known by."""
+        subject = self.activation.consent.subject
+        if not isinstance(subject, ColumnSubject):
+            return [None if mapped is None else b"{}" for mapped in texts]
+        said = _values(arrays[self._columns.index(subject.column)])
+        found = zip(texts, batch.column("subject").to_pylist(), said, strict=True)
+        return [
+            None if mapped is None else canonical_json({subject.identifier_type: text(value)} if person is not None else {})
+            for mapped, person, value in found
+        ]
 
     def _refused(self, batch: pa.RecordBatch) -> list[str]:
         """The verdict of each row that may not be sent, '' of others."""
@@ -162,48 +168,50 @@ class BatchMapper:
             for subject, suppressed, consents in rows
         ]
 
-    def _doubtful(self, names: Sequence[str], arrays: Sequence[pa.Array], values: Sequence[Any], rows: int) -> set[int]:
+    def _doubtful(self, values: Mapping[str, list[Any]], arrays: Sequence[pa.Array], rows: int) -> Iterable[int]:
         """The rows of which a field may not be what the object takes: those need a look."""
         rules = self.target.fields
         if rules is None:
-            return set()
-        if any(rule.required and name not in names for name, rule in rules.items()):
-            return set(range(rows))
+            return ()
+        if any(rule.required and name not in values for name, rule in rules.items()):
+            return range(rows)
         found: set[int] = set()
-        for name, column in zip(names, values, strict=True):
+        for name, column in values.items():
             rule = rules.get(name)
             if rule is None:
                 if "*" not in rules:
-                    return set(range(rows))
+                    return range(rows)
                 continue
             array = arrays[self.fields.columns[name]] if name in self.fields.columns else None
             most = rule.max_length
-            short = most is None or (array is not None and pa.types.is_string(array.type) and _longest(array) <= most)
-            plain_text = rule.kind == "any" or (rule.kind == "string" and array is not None and pa.types.is_string(array.type))
-            if not (short and plain_text and not rule.required):
-                found |= {
-                    place
-                    for place, value in zip(range(rows), column, strict=False)
-                    if (rule.required and value in (None, ""))
-                    or (
-                        value is not None
-                        and (not fits(rule.kind, value) or (most is not None and isinstance(value, str) and len(value) > most))
-                    )
-                }
-        return found
-
-    def _table(self, batch: pa.RecordBatch, found: Mapping[str, list[Any]]) -> pa.Table:
-        schema = PAYLOADS.schema.to_pyarrow()
-        made = {name: pa.array(values, pa.binary() if name in _JSON else pa.string()) for name, values in found.items()}
-        made |= {name: made[name].cast(pa.string()) for name in _JSON}
-        made["exit_payload"] = made["payload"]  # a model's rows have no membership to take back: what leaves is what was there
-        made["unit"] = made["row_key"] = batch.column("row_key")
-        made["canonical_segment_id"] = batch.column("subject")
-        same = {name: pa.repeat(pa.scalar(value, schema.field(name).type), len(batch)) for name, value in self._same.items()}
-        return pa.table({**made, **same}).select(schema.names).cast(schema)
+            textual = array is not None and pa.types.is_string(array.type)
+            short = most is None or (textual and _longest(array) <= most)
+            if rule.required or not short or not (rule.kind == "any" or (rule.kind == "string" and textual)):
+                found |= {place for place, value in enumerate(column) if not _surely_fits(value, rule)}
+        return sorted(found)
 
 
-_MADE: Final = ("destination_key", "payload", "payload_hash", "retract_payload", "identifiers", "verdict", "detail")
+def _surely_fits(value: Any, rule: FieldRule) -> bool:
+    if value in (None, ""):
+        return not rule.required and (value is None or fits(rule.kind, value))
+    most = rule.max_length
+    return fits(rule.kind, value) and (most is None or not isinstance(value, str) or len(value) <= most)
+
+
+def _objects(names: Sequence[str], values: Mapping[str, list[Any]]) -> list[bytes]:
+    """JSON objects of columns, names in order. One with a whole number beyond 64 bits is written by the slower way, and so are all."""
+    try:
+        return [orjson.dumps(dict(zip(names, row, strict=True))) for row in zip(*(values[n] for n in names), strict=True)]
+    except TypeError:
+        return [canonical_json(dict(zip(names, row, strict=True))) for row in zip(*(values[n] for n in names), strict=True)]
+
+
+def _table(batch: pa.RecordBatch, made: Mapping[str, list[Any]]) -> pa.Table:
+    found = {name: pa.array(values, pa.binary() if name in _JSON else pa.string()) for name, values in made.items()}
+    texts = {name: found[name].cast(pa.string()) for name in _JSON}
+    return pa.table({"row_key": batch.column("row_key"), "canonical_segment_id": batch.column("subject"), **found, **texts})
+
+
 _JSON: Final = ("payload", "retract_payload", "identifiers")
 
 
@@ -212,10 +220,25 @@ def _key(value: Any) -> str | None:
 
 
 def _values(array: pa.Array) -> list[Any]:
-    values = array.to_pylist()
+    """The values as a message says them: what ``plain`` makes of each."""
     kind = array.type
-    as_they_are = pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    return values if as_they_are else [plain(value) for value in values]
+    if pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return array.to_pylist()
+    if kind == pa.timestamp("us"):
+        seconds = array.cast(pa.timestamp("s"), safe=False)
+        whole = pc.equal(seconds.cast(kind), array)
+        written = pc.if_else(whole, seconds.cast(pa.string()), array.cast(pa.string()))
+        return pc.binary_join_element_wise(pc.replace_substring(written, " ", "T"), "Z", "").to_pylist()
+    if pa.types.is_decimal(kind) and kind.scale > 0:
+        nothing = "." + "0" * kind.scale
+        return [
+            None if value is None else int(value[: -len(nothing)]) if value.endswith(nothing) else float(value) or 0
+            for value in array.cast(pa.string()).to_pylist()
+        ]
+    values = array.to_pylist()
+    if pa.types.is_floating(kind) and pc.all(pc.is_finite(array)).as_py() is not False:
+        return [value if value is None or value % 1 else int(value) for value in values]
+    return [plain(value) for value in values]
 
 
 def _longest(array: pa.Array) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import ibis
 import orjson
 import pyarrow as pa
 
@@ -41,10 +42,14 @@ from cdp_assets.space.masking import mask_record
 from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import suppressed_as_of
-from resources.warehouse import TableSpec, Warehouse, naive_utc
+from resources.warehouse import TableSpec, Warehouse, naive_utc, timestamp_literal
+from resources.warehouse import functions as fn
 
 __all__ = ("PayloadError", "PayloadsResult", "build_payloads")
 
+# Columns that the warehouse adds: the same for all, or made of others; the last two in a model's payloads.
+_ADDED = ("activation", "as_of", "definition_revision", "payload_hash")
+_ADDED_TO_ROWS = ("unit", "exit_payload")
 WRITE_ROWS = 5_000
 SAMPLE_ROWS = 5
 
@@ -194,6 +199,8 @@ class _Writer:
         self.details: Counter[str] = Counter()
         self.sample: list[dict[str, Any]] = []
         self.scratch = warehouse.scratch_ref(f"payloads_{activation.key}")
+        added = {*_ADDED, *(_ADDED_TO_ROWS if activation.model else ())}
+        self.written = {name: kind for name, kind in PAYLOADS.columns.items() if name not in added}
 
     def write(self, units: Iterator[Unit]) -> None:
         """All units into the scratch table, a batch at a time."""
@@ -205,7 +212,7 @@ class _Writer:
         self._begin()
         activation = self.activation
         fields = fields_of(activation.mapping, rows.columns, activation.destination)
-        mapper = BatchMapper(activation, self.target, self.as_of, self.revision, fields, rows.columns) if fields else None
+        mapper = BatchMapper(activation, self.target, fields, rows.columns) if fields else None
         for batch in rows.batches:
             mapped = mapper.map(batch) if mapper else None
             if mapped is None:
@@ -216,10 +223,10 @@ class _Writer:
 
     def _begin(self) -> None:
         self.warehouse.drop(self.scratch)
-        self.warehouse.ensure(TableSpec(self.scratch, PAYLOADS.columns, "scratch", PAYLOADS.subject, personal=PAYLOADS.personal))
+        self.warehouse.ensure(TableSpec(self.scratch, self.written, "scratch", PAYLOADS.subject, personal=PAYLOADS.personal))
 
     def _append(self, units: Iterator[Unit]) -> None:
-        schema = PAYLOADS.schema.to_pyarrow()
+        schema = ibis.schema(self.written).to_pyarrow()
         while waiting := [self._row(self.mapper.map(unit)) for unit in islice(units, WRITE_ROWS)]:
             self.warehouse.append(self.scratch, pa.Table.from_pylist(waiting, schema=schema))
 
@@ -227,6 +234,15 @@ class _Writer:
         """The scratch table in place of the activation's rows, with the record of the build, in one transaction."""
         rows = self.warehouse.table(self.scratch)
         key = self.activation.key
+        # Of a model's row there is no membership to take back: what leaves is what was there.
+        follows = {"unit": rows.row_key, "exit_payload": rows.payload} if self.activation.model else {}
+        rows = rows.mutate(
+            activation=ibis.literal(key),
+            as_of=timestamp_literal(self.as_of.replace(tzinfo=dt.UTC)),
+            definition_revision=ibis.literal(self.revision),
+            payload_hash=fn.sha256(rows.payload),
+            **follows,
+        )
         build = {
             "activation": key,
             "as_of": self.as_of,

@@ -25,7 +25,7 @@ TYPES = (
     pa.string(),
     pa.int64(),
     pa.float64(),
-    pa.decimal128(20, 4),
+    pa.decimal128(38, 9),
     pa.timestamp("us"),
     pa.date32(),
     pa.bool_(),
@@ -39,7 +39,7 @@ rows = st.tuples(
     st.none() | texts,
     st.none() | st.integers(-(2**63), 2**63 - 1),
     st.none() | st.floats(width=64),
-    st.none() | st.decimals(-1000, 1000, places=4).map(Decimal),
+    st.none() | st.decimals(-(10**20), 10**20, places=9) | st.sampled_from([Decimal("1E-9"), Decimal(0), Decimal(10**18)]),
     st.none() | st.datetimes(dt.datetime(1990, 1, 1), dt.datetime(2040, 1, 1)),
     st.none() | st.dates(),
     st.none() | st.booleans(),
@@ -121,9 +121,14 @@ def test_a_batch_is_what_its_rows_are(
     expected = [one.map(row_unit(wanted, row)) for row in ModelRows(0, columns, iter(())).each(batch)]
     mapped = fields_of(mapping, columns, "crm")
     assert mapped is not None
-    together = BatchMapper(wanted, target, AS_OF, "r1", mapped, columns).map(batch)
+    together = BatchMapper(wanted, target, mapped, columns).map(batch)
     assert together is not None
-    assert together.rows.to_pylist() == [unit.row for unit in expected]
+    names = together.rows.column_names
+    assert together.rows.to_pylist() == [{name: unit.row[name] for name in names} for unit in expected]
+    # What the warehouse adds is what it would have been.
+    for row in (unit.row for unit in expected):
+        assert (row["unit"], row["exit_payload"]) == (row["row_key"], row["payload"])
+        assert row["path"] is row["entity_id"] is row["occurred_at"] is None
     assert together.verdicts == [unit.verdict for unit in expected]
     assert together.details == [unit.detail for unit in expected]
 
@@ -154,9 +159,9 @@ def test_a_batch_with_a_message_that_may_be_too_large_goes_one_by_one() -> None:
     wanted, target = activation({"k": {"@path": "$.properties.id"}}, None), Target("k", None, None)
     fields = fields_of(wanted.mapping, COLUMNS, "crm")
     assert fields is not None
-    mapper = BatchMapper(wanted, target, AS_OF, "r1", fields, COLUMNS[:8])
+    mapper = BatchMapper(wanted, target, fields, COLUMNS[:8])
     plain = ("1", "x", 1, 0.5, Decimal(1), dt.datetime(2026, 1, 1), dt.date(2026, 1, 1), True, [], None, True, False)
     assert mapper.map(batch_of([plain])) is not None
     assert mapper.map(batch_of([plain, ("2", "x" * 6_000, *plain[2:])])) is None
     # Nor is anything known of the size of a list.
-    assert BatchMapper(wanted, target, AS_OF, "r1", fields, COLUMNS).map(batch_of([plain])) is None
+    assert BatchMapper(wanted, target, fields, COLUMNS).map(batch_of([plain])) is None
