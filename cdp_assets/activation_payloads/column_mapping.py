@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 import orjson
@@ -91,8 +93,6 @@ class BatchMapper:
     def __init__(self, activation: Activation, target: Target, fields: Fields, columns: Sequence[str]) -> None:
         self.activation, self.target, self.fields = activation, target, fields
         self._columns = list(columns)
-        # Constants in the order of their keys, so that nothing below is sorted once a row.
-        self._constants = {name: orjson.loads(canonical_json(value)) for name, value in fields.constants.items()}
         self._around = len(canonical_json(row_message({}, activation.destination))) + sum(
             _ESCAPED * len(name.encode()) + 4 for name in columns
         )
@@ -105,7 +105,7 @@ class BatchMapper:
         rows = len(batch)
         read = {place: _values(arrays[place]) for place in set(self.fields.columns.values())}
         values = {name: read[place] for name, place in self.fields.columns.items()}
-        values |= {name: [value] * rows for name, value in self._constants.items()}
+        values |= {name: [value] * rows for name, value in self.fields.constants.items()}
         names = sorted(values)
         key_values = values.get(self.target.key_field, [None] * rows)
         keys = [value if type(value) is str and value else _key(value) for value in key_values]
@@ -119,42 +119,32 @@ class BatchMapper:
                 verdicts[place], details[place] = (
                     (OK, "") if key is not None else ("no_identifier", f"{self.target.key_field} is empty")
                 )
-        objects = _objects(names, values) if names else [None] * rows
+        texts_of = {place: _written(arrays[place], found) for place, found in read.items()}
+        written: dict[str, list[str] | str] = {name: _json(value) for name, value in self.fields.constants.items()}
+        written |= {name: texts_of[place] for name, place in self.fields.columns.items()}
+        objects = _objects(written, rows) if names else [None] * rows
+        flag = {self.target.flag_field: "false"} if self.target.flag_field else {}
+        retracts = _objects({self.target.key_field: written.get(self.target.key_field, "null"), **flag}, rows)
         texts = [None if verdict in CONTENT_FREE else mapped for mapped, verdict in zip(objects, verdicts, strict=True)]
         made: dict[str, list[Any]] = {
             "destination_key": keys,
             "payload": texts,
-            "retract_payload": self._retracts(keys, key_values),
+            "retract_payload": [None if key is None else retract for key, retract in zip(keys, retracts, strict=True)],
             "identifiers": self._identifiers(batch, arrays, texts),
             "verdict": verdicts,
             "detail": details,
         }
         return MappedBatch(_table(batch, made), verdicts, details)
 
-    def _retracts(self, keys: Sequence[str | None], values: Sequence[Any]) -> list[bytes | None]:
-        """What takes each row back: key and flag only."""
-        before, after = b"{", b"}"
-        key_field, flag_field = self.target.key_field, self.target.flag_field
-        if flag_field == key_field:
-            values = [False] * len(keys)
-        elif flag_field and flag_field < key_field:
-            before = b"{" + canonical_json(flag_field) + b":false,"
-        elif flag_field:
-            after = b"," + canonical_json(flag_field) + b":false}"
-        before += canonical_json(key_field) + b":"
-        return [None if key is None else before + canonical_json(value) + after for key, value in zip(keys, values, strict=True)]
-
-    def _identifiers(
-        self, batch: pa.RecordBatch, arrays: Sequence[pa.Array], texts: Sequence[bytes | None]
-    ) -> list[bytes | None]:
+    def _identifiers(self, batch: pa.RecordBatch, arrays: Sequence[pa.Array], texts: Sequence[str | None]) -> list[str | None]:
         """What the person of each row that has content is known by."""
         subject = self.activation.consent.subject
         if not isinstance(subject, ColumnSubject):
-            return [None if mapped is None else b"{}" for mapped in texts]
+            return [None if mapped is None else "{}" for mapped in texts]
         said = _values(arrays[self._columns.index(subject.column)])
         found = zip(texts, batch.column("subject").to_pylist(), said, strict=True)
         return [
-            None if mapped is None else canonical_json({subject.identifier_type: text(value)} if person is not None else {})
+            None if mapped is None else _json({subject.identifier_type: text(value)} if person is not None else {})
             for mapped, person, value in found
         ]
 
@@ -198,21 +188,39 @@ def _surely_fits(value: Any, rule: FieldRule) -> bool:
     return fits(rule.kind, value) and (most is None or not isinstance(value, str) or len(value) <= most)
 
 
-def _objects(names: Sequence[str], values: Mapping[str, list[Any]]) -> list[bytes]:
-    """JSON objects of columns, names in order. One with a whole number beyond 64 bits is written by the slower way, and so are all."""
+def _written(array: pa.Array, values: list[Any]) -> list[str]:
+    """Each value as JSON, as ``canonical_json`` writes it. ``values``: of :func:`_values`."""
+    kind = array.type
     try:
-        return [orjson.dumps(dict(zip(names, row, strict=True))) for row in zip(*(values[n] for n in names), strict=True)]
-    except TypeError:
-        return [canonical_json(dict(zip(names, row, strict=True))) for row in zip(*(values[n] for n in names), strict=True)]
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
+            return orjson.dumps(values)[1:-1].decode().split(",") if values else []
+        return ["null" if value is None else encode_basestring(value) for value in values]
+    except TypeError:  # a whole number beyond 64 bits, or a value that is no text
+        return [_json(value) for value in values]
+
+
+def _objects(fields: Mapping[str, list[str] | str], rows: int) -> list[str]:
+    """Canonical JSON objects of written columns, and of written values that are the same in every row."""
+    pieces: list[Iterable[str]] = []
+    before = "{"
+    for number, name in enumerate(sorted(fields)):
+        column = fields[name]
+        before += ("," if number else "") + _json(name) + ":"
+        if isinstance(column, str):
+            before += column
+        else:
+            pieces += [repeat(before), column]
+            before = ""
+    return list(map("".join, zip(*pieces, repeat(before + "}", rows), strict=False)))
+
+
+def _json(value: Any) -> str:
+    return canonical_json(value).decode()
 
 
 def _table(batch: pa.RecordBatch, made: Mapping[str, list[Any]]) -> pa.Table:
-    found = {name: pa.array(values, pa.binary() if name in _JSON else pa.string()) for name, values in made.items()}
-    texts = {name: found[name].cast(pa.string()) for name in _JSON}
-    return pa.table({"row_key": batch.column("row_key"), "canonical_segment_id": batch.column("subject"), **found, **texts})
-
-
-_JSON: Final = ("payload", "retract_payload", "identifiers")
+    found = {name: pa.array(values, pa.string()) for name, values in made.items()}
+    return pa.table({"row_key": batch.column("row_key"), "canonical_segment_id": batch.column("subject"), **found})
 
 
 def _key(value: Any) -> str | None:
