@@ -291,23 +291,25 @@ class Journal:
     def answers(self, token: str, page: int = 20_000) -> Iterator[pa.Table]:
         """What became of each operation, as :data:`ANSWERS`: one still ``sending`` is unknown, one still ``planned`` was interrupted."""
         c = _OPERATIONS.c
+        ended = {
+            "status": sa.case((c.state == "sending", "unknown"), (c.state == "planned", "waiting"), else_=c.status),
+            "reason": sa.case(
+                (c.state == "sending", "interrupted while sending"), (c.state == "planned", "interrupted"), else_=c.reason
+            ),
+        }
+        found = {name: ended[name].label(name) if name in ended else c[name] for name in ANSWERS.names}
         last = -1
         while True:
-            query = sa.select(
-                c.position, c.state, c.message_id, c.status, c.reason, c.warning, c.remote_id, c.attempted_at, c.not_before
-            )
+            query = sa.select(c.position, *(found[name] for name in ANSWERS.names))
             query = query.where(c.token == token, c.position > last).order_by(c.position).limit(page)
             with self._engine.connect() as connection:
-                rows = [dict(row) for row in connection.execute(query).mappings()]
+                rows = connection.execute(query).all()
             if not rows:
                 return
-            last = rows[-1]["position"]
-            for row in rows:
-                if row["state"] == "sending":
-                    row.update(status="unknown", reason="interrupted while sending")
-                elif row["state"] == "planned":
-                    row.update(status="waiting", reason="interrupted")
-            yield pa.Table.from_pylist([{name: row[name] for name in ANSWERS.names} for row in rows], schema=ANSWERS)
+            last = rows[-1].position
+            _, *columns = zip(*rows, strict=True)
+            arrays = [pa.array(column, kind) for column, kind in zip(columns, ANSWERS.types, strict=True)]
+            yield pa.Table.from_arrays(arrays, schema=ANSWERS)
 
 
 @contextlib.contextmanager
