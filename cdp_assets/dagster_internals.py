@@ -2,16 +2,23 @@
 
 Checked against dagster 1.13. When Dagster offers a public way, the function keeps its signature and its body becomes one line.
 What belongs here: writing check verdicts by partition, reading them back, requesting a backfill of exact partitions, seeing
-whether one is under way, and what a run launcher is made of. What does not: what is checked (``dagster_checks.py``) and when (``sensors/``).
+whether one is under way, what a run launcher is made of, and keeping connections to Dagster's own files. What does not: what is checked (``dagster_checks.py``) and when (``sensors/``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import functools
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import dagster as dg
+import sqlalchemy as sa
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.event_api import PartitionKeyFilter
@@ -21,6 +28,9 @@ from dagster._core.launcher.base import LaunchRunContext as LaunchRunContext
 from dagster._core.launcher.base import RunLauncher as RunLauncher
 from dagster._core.launcher.base import WorkerStatus as WorkerStatus
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord, AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass as ConfigurableClass
 from dagster._serdes.config_class import ConfigurableClassData as ConfigurableClassData
@@ -226,3 +236,77 @@ def execute_run_command(instance: dg.DagsterInstance, run: dg.DagsterRun) -> lis
     )
     command = list(told.get_command_args())
     return command[command.index("api") :]
+
+
+# -- storage -----------------------------------------------------------------------------------------------------------
+
+_MOST_KEPT: Final = 16
+
+
+class _KeptEngines:
+    """Engines on SQLite files, each with a connection that stays open. One of another process, or on a file that is another now, is
+    not used again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engines: OrderedDict[str, tuple[tuple[int, ...], sa.Engine]] = OrderedDict()
+
+    def engine(self, url: str) -> sa.Engine:
+        with self._lock:
+            known = self._engines.pop(url, None)
+            if known is None or known[0] != self._identity(url):
+                made = sa.create_engine(
+                    url,
+                    poolclass=sa.QueuePool,
+                    pool_size=1,
+                    max_overflow=-1,
+                    connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+                )
+                with made.connect():
+                    known = (self._identity(url), made)
+            self._engines[url] = known
+            while len(self._engines) > _MOST_KEPT:
+                self._engines.popitem(last=False)[1][1].dispose()
+            return known[1]
+
+    @staticmethod
+    def _identity(url: str) -> tuple[int, ...]:
+        try:
+            found = _file_of(url).stat()
+        except FileNotFoundError:
+            return ()
+        return os.getpid(), found.st_dev, found.st_ino
+
+
+@functools.lru_cache(maxsize=4 * _MOST_KEPT)
+def _file_of(url: str) -> Path:
+    return Path(sa.make_url(url).database or "")
+
+
+_kept = _KeptEngines()
+
+
+def keep_connections() -> None:
+    """From now on this process keeps its connections to the SQLite files of Dagster's event log and runs. Idempotent.
+
+    Dagster makes an engine for every statement: to connect, to compile the statement anew, and to let SQLite tidy up behind a last
+    connection takes a quarter of a small run.
+    """
+
+    @contextlib.contextmanager
+    def connect_to_shard(storage: Any, shard: str) -> Iterator[sa.Connection]:
+        with storage._db_lock:
+            engine = _kept.engine(storage.conn_string_for_shard(shard))
+            if shard not in storage._initialized_dbs:
+                storage._initdb(engine)
+                storage._initialized_dbs.add(shard)
+            with engine.begin() as connection:
+                yield connection
+
+    @contextlib.contextmanager
+    def connect(storage: Any) -> Iterator[sa.Connection]:
+        with _kept.engine(storage._conn_string).begin() as connection:
+            yield connection
+
+    SqliteEventLogStorage._connect = connect_to_shard  # type: ignore[assignment]
+    SqliteRunStorage.connect = connect  # type: ignore[assignment]

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from cdp_assets.dagster_internals import keep_connections
 from cdp_assets.space.home import Home
 from resources.run_launcher import TAG_WORKER, pid_of
+
+keep_connections()
 
 _DAGSTER_YAML = """\
 # Written when the home was made; edit freely, it is never overwritten.

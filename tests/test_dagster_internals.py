@@ -1,6 +1,13 @@
 """Verdicts by partition and exact backfills, on real instances: in memory and on SQLite files."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -11,7 +18,9 @@ from cdp_assets.dagster_checks import by_check, check_result, check_specs
 from cdp_assets.dagster_internals import (
     META_PARTITIONS,
     CheckVerdict,
+    _kept,
     check_evaluations,
+    keep_connections,
     latest_check,
     running_backfills,
     subset_run_request,
@@ -268,3 +277,64 @@ def test_a_schema_has_one_check_and_each_rule_across_tables_its_own() -> None:
         "valid": ["id.not_null"],
         CHECK: [CHECK],
     }
+
+
+# -- connections to Dagster's files ------------------------------------------------------------------------------------
+
+
+def tag(folder: Path, run_id: str) -> None:
+    with dg.DagsterInstance.local_temp(str(folder)) as instance:
+        instance.add_run(dg.DagsterRun("job", run_id=run_id))
+        instance.report_engine_event("here", run_id=run_id, job_name="job")
+
+
+def known(folder: Path) -> dict[str, int]:
+    """Events by run, as another process sees them, which knows nothing of this one's connections."""
+    program = (
+        "import sys, json, dagster as dg\n"
+        "with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:\n"
+        "    print(json.dumps({run.run_id: len(instance.all_logs(run.run_id)) for run in instance.get_runs()}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_what_is_stored_through_kept_connections_is_there_for_others(tmp_path: Path) -> None:
+    keep_connections()
+    ids = [str(uuid.UUID(int=number)) for number in range(3)]
+    for run_id in ids:
+        tag(tmp_path, run_id)
+    assert known(tmp_path) == dict.fromkeys(ids, 1)
+
+
+def test_a_folder_that_is_made_anew_is_not_written_through_old_connections(tmp_path: Path) -> None:
+    keep_connections()
+    folder, one, other = tmp_path / "home", str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
+    folder.mkdir()
+    tag(folder, one)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    tag(folder, other)
+    assert known(folder) == {other: 1}
+
+
+def test_connections_of_a_parent_are_not_used_by_its_child(tmp_path: Path) -> None:
+    keep_connections()
+    ids = [str(uuid.UUID(int=number)) for number in range(2)]
+    tag(tmp_path, ids[0])
+    engine = _kept.engine(f"sqlite:///{tmp_path / 'history' / 'runs.db'}")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if _kept.engine(str(engine.url)) is not engine else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert _kept.engine(str(engine.url)) is engine
+
+
+def test_connections_are_let_go_when_there_are_many(tmp_path: Path) -> None:
+    keep_connections()
+    for number in range(40):
+        tag(tmp_path, str(uuid.UUID(int=number)))
+    opened = [
+        link for link in Path("/proc/self/fd").iterdir() if link.exists() and str(link.readlink()).startswith(str(tmp_path))
+    ]
+    assert 0 < len({link.readlink() for link in opened if str(link.readlink()).endswith(".db")}) <= 16
