@@ -59,10 +59,10 @@ def run(scale: float, folder: Path) -> list[Figure]:
     file, url = folder / "delivery.duckdb", f"sqlite:///{folder / 'journal.sqlite'}"
     with closing(open_duckdb(file, memory_limit="12GB")) as warehouse:
         warehouse.ensure(PAYLOADS, PAYLOAD_BUILDS, *SYNC_TABLES, *profile_tables(profile_schema(GRAPH)), *INTERNAL_TABLES)
-        _people(warehouse, keys)
-        _payloads(warehouse, "changed", keys)
+        write_people(warehouse, keys)
+        write_payloads(warehouse, "changed", keys)
         _ledger(warehouse, "changed", keys)
-        _payloads(warehouse, "fresh", sent)
+        write_payloads(warehouse, "fresh", sent)
         # The first pass over a file that was just written is not the one to time.
         _bare(warehouse)
         with clock.part("bare"):
@@ -109,7 +109,7 @@ def run(scale: float, folder: Path) -> list[Figure]:
     ]
 
 
-def _activation(key: str) -> Activation:
+def activation(key: str) -> Activation:
     return Activation.model_validate(
         {
             "key": key,
@@ -126,7 +126,7 @@ def _activation(key: str) -> Activation:
 
 
 def _request(key: str) -> SyncRequest:
-    return SyncRequest(_activation(key), ACCOUNT, CAPABILITIES, GRAPH, "bench", NOW)
+    return SyncRequest(activation(key), ACCOUNT, CAPABILITIES, GRAPH, "bench", NOW)
 
 
 def _scope(key: str) -> Scope:
@@ -134,7 +134,7 @@ def _scope(key: str) -> Scope:
         activation=key,
         account=ACCOUNT,
         unit="profile",
-        consent=_activation(key).consent,
+        consent=activation(key).consent,
         graph=GRAPH,
         as_of=NOW,
         instant=NOW.isoformat(),
@@ -161,7 +161,7 @@ def _bare(warehouse: DuckDBWarehouse) -> int:
 # -- data --------------------------------------------------------------------------------------------------------------------
 
 
-def _people(warehouse: DuckDBWarehouse, people: int) -> None:
+def write_people(warehouse: DuckDBWarehouse, people: int) -> None:
     warehouse._run(
         f"INSERT INTO {warehouse.name(id_graph_updates(profile_schema(GRAPH)).ref)} (segment_id, canonical_segment_id, seq, received_at) "
         f"SELECT md5('p' || i), md5('p' || i), i, TIMESTAMP '2026-01-01' FROM range({people}) AS r(i)"
@@ -172,7 +172,7 @@ def _people(warehouse: DuckDBWarehouse, people: int) -> None:
     )
 
 
-def _payloads(warehouse: DuckDBWarehouse, activation: str, count: int) -> None:
+def write_payloads(warehouse: DuckDBWarehouse, activation: str, count: int) -> None:
     """One in a hundred has another hash than the ledger's."""
     record = '\'{"email":"e\' || i || \'@x.org","plan":"gold","in":true}\''
     warehouse._run(
