@@ -22,7 +22,7 @@ from cdp_assets.computed_traits.tables import PROFILE
 from cdp_assets.raw_events.tables import MESSAGES
 from cdp_assets.space.models.audiences import EventFilter, Operator
 from cdp_assets.space.models.traits import Session, Trait
-from cdp_assets.space.operators import compare, event_value, finite, instant_of, joined_by, number_of
+from cdp_assets.space.operators import compare, compares_numbers, event_value, finite, instant_of, joined_by, number_of
 from cdp_assets.space.space import Space
 from cdp_assets.space.trait_rules import TraitKind, ValueType
 from cdp_assets.unified_profiles.tables import events_as_of
@@ -81,19 +81,23 @@ class Needs:
     def texts(self) -> dict[str, tuple[str, Callable[[ir.Table], ir.StringValue]]]:
         """The column of each text that a value or a filter needs, and how it is read from the messages."""
         names = [*(name for name, _ in self.values), *self.amounts]
-        wanted = [EventFilter(property=name, operator=Operator.exists) for name in names]
+        wanted = [_property(name) for name in names]
         wanted += [item for trait in self.traits for item in _filters(trait)]
         found = {_place(item): partial(event_value, wanted=item) for item in wanted}
         return {place: (f"text_{i}", found[place]) for i, place in enumerate(sorted(found))}
 
     def text_of(self, name: str) -> str:
-        return self.filtered(EventFilter(property=name, operator=Operator.exists))
+        return self.filtered(_property(name))
 
     @cached_property
-    def numbers(self) -> dict[str, str]:
-        """The column of each property that is read as a number: a text is turned into one once, whatever becomes of it."""
-        names = sorted({*self.amounts, *(name for name, kind in self.values if kind == "number")})
-        return {name: f"number_{i}" for i, name in enumerate(names)}
+    def numbers(self) -> dict[str, tuple[str, str]]:
+        """The column of each text that is read as a number, and that number's: a text becomes one once, whatever is done with it."""
+        wanted = [_property(name) for name in (*self.amounts, *(name for name, kind in self.values if kind == "number"))]
+        wanted += [item for trait in self.traits for item in _filters(trait) if compares_numbers(item)]
+        return {place: (self.texts[place][0], f"number_{i}") for i, place in enumerate(sorted({_place(item) for item in wanted}))}
+
+    def number_of(self, name: str) -> str:
+        return self.numbers[_place(_property(name))][1]
 
     def filtered(self, wanted: EventFilter) -> str:
         return self.texts[_place(wanted)][0]
@@ -139,6 +143,10 @@ def _filters(trait: Trait) -> tuple[EventFilter, ...]:
     return trait.where.all if trait.where.all is not None else trait.where.any or ()
 
 
+def _property(name: str) -> EventFilter:
+    return EventFilter(property=name, operator=Operator.exists)
+
+
 def _place(wanted: EventFilter) -> str:
     return f"context {wanted.context}" if wanted.context is not None else f"property {wanted.property}"
 
@@ -168,7 +176,7 @@ def scan(warehouse: Warehouse, space: Space, needs: Needs, profiles: ir.Table, a
     # Documents are opened once, and stay behind: a join that carries them, or a filter that opens them again, costs more than
     # all the rest.
     texts = {column: text_of(messages) for column, text_of in needs.texts.values()}
-    numbers = {column: fn.try_double(texts[needs.text_of(name)]) for name, column in needs.numbers.items()}
+    numbers = {number: fn.try_double(texts[text]) for text, number in needs.numbers.values()}
     opened = messages.select("message_id", "event", "timestamp", **texts, **numbers)
     people = events_as_of(warehouse, space.graph, as_of).join(profiles, [(PROFILE, OWNER)]).select("message_id", NUMBER)
     messages = opened.join(people, "message_id")
@@ -176,15 +184,19 @@ def scan(warehouse: Warehouse, space: Space, needs: Needs, profiles: ir.Table, a
         NUMBER,
         at=messages.timestamp,
         **({"message_id": messages.message_id} if needs.in_order else {}),
-        **{column: messages.event == event for event, column in needs.performed.items()},
-        **{column: _exact(messages[needs.numbers[name]]) for name, column in needs.amounts.items()},
+        **{column: _is_event(messages, event, needs) for event, column in needs.performed.items()},
+        **{column: _exact(messages[needs.number_of(name)]) for name, column in needs.amounts.items()},
         **{column: _looks_at(messages, trait, needs, as_of) for column, trait in needs.looks.items()},
         **{column: _value_in(messages, name, kind, needs) for (name, kind), column in needs.values.items()},
     )
 
 
 def _value_in(messages: ir.Table, name: str, kind: ValueType, needs: Needs) -> ir.Value:
-    return finite(messages[needs.numbers[name]]) if kind == "number" else typed(messages[needs.text_of(name)], kind)
+    return finite(messages[needs.number_of(name)]) if kind == "number" else typed(messages[needs.text_of(name)], kind)
+
+
+def _is_event(messages: ir.Table, event: str, needs: Needs) -> ir.BooleanValue:
+    return messages.event == event if len(needs.events) > 1 else ibis.literal(True)
 
 
 def _exact(number: ir.FloatingValue) -> ir.DecimalValue:
@@ -194,15 +206,21 @@ def _exact(number: ir.FloatingValue) -> ir.DecimalValue:
 
 
 def _looks_at(messages: ir.Table, trait: Trait, needs: Needs, as_of: dt.datetime) -> ir.BooleanValue:
-    verdicts = [compare(messages[needs.filtered(wanted)], wanted, as_of) for wanted in _filters(trait)]
+    verdicts = [compare(_compared(messages, wanted, needs), wanted, as_of) for wanted in _filters(trait)]
     match: Literal["all", "any"] = "any" if trait.where is not None and trait.where.any is not None else "all"
     verdict = joined_by(match, verdicts)
     if len(needs.events) > 1:
-        verdict = (messages.event == trait.event) & verdict
+        verdict = _is_event(messages, trait.event or "", needs) & verdict
     if trait.within:
         edges = timestamp_literal(as_of - trait.within.delta), timestamp_literal(as_of)
         verdict = verdict & messages.timestamp.between(*edges)
     return verdict
+
+
+def _compared(messages: ir.Table, wanted: EventFilter, needs: Needs) -> ir.Value:
+    if compares_numbers(wanted):
+        return finite(messages[needs.numbers[_place(wanted)][1]])
+    return messages[needs.filtered(wanted)]
 
 
 def typed(text: ir.StringValue, kind: ValueType) -> ir.Value:

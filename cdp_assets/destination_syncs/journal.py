@@ -60,6 +60,8 @@ _JOBS = sa.Table(
     sa.Column("job", sa.String(255), nullable=False),
 )
 
+_MOST_PARAMETERS = 10_000  # of a statement; SQLite takes 32,766
+
 ANSWERS = pa.schema(
     {
         "message_id": pa.string(),
@@ -250,9 +252,11 @@ class Journal:
     def sending(self, token: str, positions: Sequence[int], at: dt.datetime) -> None:
         """Committed before the request: whatever happens now, these may have arrived."""
         c = _OPERATIONS.c
-        statement = _OPERATIONS.update().where(c.token == token, c.position == sa.bindparam("p"))
+        statement = _OPERATIONS.update().values(state="sending", attempted_at=at)
         with self._engine.begin() as connection:
-            connection.execute(statement.values(state="sending", attempted_at=at), [{"p": p} for p in positions])
+            for start in range(0, len(positions), _MOST_PARAMETERS):
+                some = positions[start : start + _MOST_PARAMETERS]
+                connection.execute(statement.where(c.token == token, c.position.in_(some)))
 
     def answered(self, token: str, answers: Sequence[Answer]) -> None:
         """Committed before the next request."""

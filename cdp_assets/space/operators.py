@@ -112,6 +112,13 @@ def compare(column: ir.Value, comparison: Comparison, as_of: dt.datetime, other:
     return _holds(column, comparison, as_of, name)
 
 
+def compares_numbers(comparison: Comparison) -> bool:
+    """Whether a text without a type is read as a number, and as nothing else, to be compared."""
+    values = comparison.value if isinstance(comparison.value, tuple) else (comparison.value,)
+    known = comparison.operator in _ORDER or comparison.operator in LISTS
+    return known and bool(values) and all(value is not None and kind_of(value) == "number" for value in values)
+
+
 def _check_type(kind: Family, comparison: Comparison, name: str) -> None:
     referring = getattr(comparison, "reference", None) is not None
     known = (REFERENCE_OPERATORS if referring else OPERATORS)[kind]

@@ -40,7 +40,9 @@ rows = st.tuples(
     st.none() | st.integers(-(2**63), 2**63 - 1),
     st.none() | st.floats(width=64),
     st.none() | st.decimals(-(10**20), 10**20, places=9) | st.sampled_from([Decimal("1E-9"), Decimal(0), Decimal(10**18)]),
-    st.none() | st.datetimes(dt.datetime(1990, 1, 1), dt.datetime(2040, 1, 1)),
+    st.none()
+    | st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2040, 1, 1))
+    | st.sampled_from([dt.datetime(1969, 12, 31, 23, 59, 59)]),
     st.none() | st.dates(),
     st.none() | st.booleans(),
     st.none() | st.lists(texts, max_size=2),
