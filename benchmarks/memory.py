@@ -23,11 +23,11 @@ from resources.warehouse.duckdb import open_duckdb
 TITLE = "Delivery: memory"
 TEXT = """
 A sync of first messages, from what is planned to what is settled, to a destination that answers at once: all that its process takes at its
-most, with Python, the libraries, and a DuckDB that may keep 256 MB in memory and works beside it on disk beyond that.
+most, with Python, the libraries, and a DuckDB that may keep 1 GB in memory and works beside it on disk beyond that.
 """
 
 SIZES = (10_000, 100_000, 1_000_000)
-LIMIT = "256MB"
+LIMIT = "1GB"
 
 
 def run(scale: float, folder: Path) -> list[Figure]:
