@@ -28,7 +28,7 @@ from dagster._core.launcher.base import LaunchRunContext as LaunchRunContext
 from dagster._core.launcher.base import RunLauncher as RunLauncher
 from dagster._core.launcher.base import WorkerStatus as WorkerStatus
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord, AssetCheckExecutionRecordStatus
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
 from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._grpc.types import ExecuteRunArgs
@@ -244,23 +244,22 @@ _MOST_KEPT: Final = 16
 
 
 class _KeptEngines:
-    """Engines on SQLite files, each with a connection that stays open. One of another process, or on a file that is another now, is
-    not used again."""
+    """Engines on SQLite files. One of another process, or on a file that is another now, is not used again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._engines: OrderedDict[str, tuple[tuple[int, ...], sa.Engine]] = OrderedDict()
 
-    def engine(self, url: str) -> sa.Engine:
+    def engine(self, url: str, *, connected: bool = True) -> sa.Engine:
+        """``connected``: with a connection that stays open."""
+        pool: dict[str, Any] = {"poolclass": sa.NullPool}
+        if connected:
+            pool = {"poolclass": sa.QueuePool, "pool_size": 1, "max_overflow": -1}
         with self._lock:
             known = self._engines.pop(url, None)
             if known is None or known[0] != self._identity(url):
                 made = sa.create_engine(
-                    url,
-                    poolclass=sa.QueuePool,
-                    pool_size=1,
-                    max_overflow=-1,
-                    connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+                    url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False}, **pool
                 )
                 with made.connect():
                     known = (self._identity(url), made)
@@ -290,13 +289,14 @@ def keep_connections() -> None:
     """From now on this process keeps its connections to the SQLite files of Dagster's event log and runs. Idempotent.
 
     Dagster makes an engine for every statement: to connect, to compile the statement anew, and to let SQLite tidy up behind a last
-    connection takes a quarter of a small run.
+    connection takes a quarter of a small run. The file of a run's own events keeps its engine only: whoever looks at a run waits for
+    that file to change, which it does when the last connection is closed.
     """
 
     @contextlib.contextmanager
     def connect_to_shard(storage: Any, shard: str) -> Iterator[sa.Connection]:
         with storage._db_lock:
-            engine = _kept.engine(storage.conn_string_for_shard(shard))
+            engine = _kept.engine(storage.conn_string_for_shard(shard), connected=shard == INDEX_SHARD_NAME)
             if shard not in storage._initialized_dbs:
                 storage._initdb(engine)
                 storage._initialized_dbs.add(shard)

@@ -1,5 +1,6 @@
 """Verdicts by partition and exact backfills, on real instances: in memory and on SQLite files."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -305,6 +306,18 @@ def test_what_is_stored_through_kept_connections_is_there_for_others(tmp_path: P
     for run_id in ids:
         tag(tmp_path, run_id)
     assert known(tmp_path) == dict.fromkeys(ids, 1)
+
+
+def test_the_file_of_a_run_changes_with_every_event_for_those_who_watch_it(tmp_path: Path) -> None:
+    keep_connections()
+    run_id = str(uuid.UUID(int=7))
+    tag(tmp_path, run_id)
+    file = tmp_path / "history" / "runs" / f"{run_id}.db"
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        for _ in range(3):
+            before = hashlib.sha256(file.read_bytes()).digest()
+            instance.report_engine_event("here", run_id=run_id, job_name="job")
+            assert hashlib.sha256(file.read_bytes()).digest() != before
 
 
 def test_a_folder_that_is_made_anew_is_not_written_through_old_connections(tmp_path: Path) -> None:
