@@ -1,6 +1,7 @@
 """Bulk lead imports of the Marketo twin: a queue, work done some time after the upload, failures and warnings as CSV.
 
-An import is worked through when its time has come and somebody calls; who asks about imports sees each state. CSV has no types: what a field's type wants is read from the text.
+An import is worked through when its time has come and somebody calls; who asks about imports sees each state. CSV has no types: what a
+field's type wants is read from the text.
 Not here: other formats than CSV, imports of custom objects and program members.
 """
 

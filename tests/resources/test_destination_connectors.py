@@ -358,7 +358,7 @@ def test_no_reason_log_or_output_holds_a_value_or_a_secret(subject: Subject, cap
     assert statuses(outcomes) == {"rejected"}
     for kind in ("429", "500", "commit_then_drop", "timeout_before_commit", "expired_token", "quota_exhausted"):
         subject.twins.no_faults(subject.system)
-        subject.twins.fault(subject.system, kind=kind, seconds=1)
+        subject.twins.fault(subject.system, kind=kind, seconds=10)
         outcomes += subject.deliver(subject.operations(2, "retract" if kind == "500" else "enter"))
     printed = capfd.readouterr()
     text = caplog.text + printed.out + printed.err + repr(outcomes)

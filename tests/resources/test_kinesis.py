@@ -149,7 +149,7 @@ def test_a_request_is_cut_where_it_would_be_too_large(twins: Twins) -> None:
     ("fault", "status", "reason", "there"),
     [
         ({"kind": "commit_then_drop"}, "unknown", "connection_lost", 2),
-        ({"kind": "timeout_before_commit", "seconds": 1}, "unknown", "no_answer", 0),
+        ({"kind": "timeout_before_commit", "seconds": 10}, "unknown", "no_answer", 0),
         ({"kind": "500"}, "unknown", "InternalFailure", 0),
         ({"kind": "429"}, "waiting", "ProvisionedThroughputExceededException", 0),
         ({"kind": "quota_exhausted"}, "waiting", "LimitExceededException", 0),
