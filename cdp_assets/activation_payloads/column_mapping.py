@@ -1,7 +1,7 @@
 """Rows of a model by a mapping of columns and constants, a batch at a time: what ``UnitMapper`` makes of each, at a tenth of its cost.
 
-What belongs here: mappings whose fields are each a column as it stands, or the same for every row. All others, and batches in which a
-message may be too large, go one row at a time.
+What belongs here: mappings whose fields are each a column as it stands, or the same for every row. All others, and the few batches that
+:meth:`BatchMapper.map` refuses, go one row at a time.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def fields_of(mapping: Mapping[str, Any], columns: Sequence[str], destination: s
         elif _same_everywhere(value, path):
             try:
                 found = prepare({_FIELD: value})(empty).get(_FIELD, UNDEFINED)
-            except MappingError:
+                orjson.dumps(None if found is UNDEFINED else found)
+            except (MappingError, TypeError):
                 return None
             if found is not UNDEFINED:
                 constants[name] = found
@@ -98,7 +99,8 @@ class BatchMapper:
         )
 
     def map(self, batch: pa.RecordBatch) -> MappedBatch | None:
-        """The batch's rows, or None where a message may be too large."""
+        """The batch's rows, or None where a message may be too large, or a whole number is beyond 64 bits: such a row is written
+        in another way, all of it."""
         arrays = [batch.column(f"v{place}") for place in range(len(self._columns))]
         if self._around + sum(map(_widest, arrays)) > MAX_MESSAGE_BYTES:
             return None
@@ -119,7 +121,10 @@ class BatchMapper:
                 verdicts[place], details[place] = (
                     (OK, "") if key is not None else ("no_identifier", f"{self.target.key_field} is empty")
                 )
-        texts_of = {place: _written(arrays[place], found) for place, found in read.items()}
+        try:
+            texts_of = {place: _written(arrays[place], found) for place, found in read.items()}
+        except TypeError:
+            return None
         written: dict[str, list[str] | str] = {name: _json(value) for name, value in self.fields.constants.items()}
         written |= {name: texts_of[place] for name, place in self.fields.columns.items()}
         objects = _objects(written, rows) if names else [None] * rows
@@ -189,14 +194,11 @@ def _surely_fits(value: Any, rule: FieldRule) -> bool:
 
 
 def _written(array: pa.Array, values: list[Any]) -> list[str]:
-    """Each value as JSON, as ``canonical_json`` writes it. ``values``: of :func:`_values`."""
+    """Each value as JSON, as ``canonical_json`` writes it. ``values``: of :func:`_values`. Raises TypeError for a number beyond 64 bits."""
     kind = array.type
-    try:
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
-            return orjson.dumps(values)[1:-1].decode().split(",") if values else []
-        return ["null" if value is None else encode_basestring(value) for value in values]
-    except TypeError:  # a whole number beyond 64 bits, or a value that is no text
-        return [_json(value) for value in values]
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
+        return orjson.dumps(values)[1:-1].decode().split(",") if values else []
+    return ["null" if value is None else encode_basestring(value) for value in values]
 
 
 def _objects(fields: Mapping[str, list[str] | str], rows: int) -> list[str]:

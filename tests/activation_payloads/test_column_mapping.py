@@ -124,7 +124,9 @@ def test_a_batch_is_what_its_rows_are(
     mapped = fields_of(mapping, columns, "crm")
     assert mapped is not None
     together = BatchMapper(wanted, target, mapped, columns).map(batch)
-    assert together is not None
+    if together is None:
+        assert any(isinstance(value, float | Decimal) and abs(value) >= 2**63 for row in found for value in row)
+        return
     names = together.rows.column_names
     assert together.rows.to_pylist() == [{name: unit.row[name] for name in names} for unit in expected]
     # What the warehouse adds is what it would have been.
@@ -146,6 +148,7 @@ def test_a_batch_is_what_its_rows_are(
         {"@template": "{{properties.name}}"},
         {"@liquid": "{{ 'now' | date: '%Y' }}"},
         {"first": {"@path": "$.properties.name"}},
+        2**64,
     ],
 )
 def test_what_is_neither_a_column_nor_a_constant_goes_one_by_one(value: Any) -> None:
