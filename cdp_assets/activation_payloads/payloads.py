@@ -193,7 +193,7 @@ class _Writer:
         self.as_of = naive_utc(as_of)
         self.revision = definition_revision
         self.target = target
-        self.mapper = UnitMapper(activation, target, self.as_of, definition_revision)
+        self.mapper = UnitMapper(activation, target)
         self.personal = personal_fields(activation, target.key_field)
         self.verdicts: Counter[str] = Counter()
         self.details: Counter[str] = Counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +45,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitPayload:
-    """What became of a unit. ``row``: its row of PAYLOADS. ``payload``: as mapped, also where the verdict forbids to keep it."""
+    """What became of a unit. ``row``: its row of PAYLOADS, but for what the warehouse adds. ``payload``: as mapped, also where the verdict forbids to keep it."""
 
     row: dict[str, Any]
     payload: Mapping[str, Any]
@@ -150,9 +149,8 @@ def refusal(suppressed: bool, consents: bool) -> str:
 class UnitMapper:
     """Maps and judges the units of one activation. Raises PayloadError for a mapping that is none."""
 
-    def __init__(self, activation: Activation, target: Target, as_of: dt.datetime, definition_revision: str) -> None:
+    def __init__(self, activation: Activation, target: Target) -> None:
         self.activation, self.target = activation, target
-        self.as_of, self.revision = as_of, definition_revision
         try:
             self._apply = prepare(activation.mapping)
         except MappingError as error:
@@ -186,7 +184,6 @@ class UnitMapper:
         if retract and self.target.flag_field:
             retract[self.target.flag_field] = False
         row = {
-            "activation": self.activation.key,
             "unit": unit.unit,
             "canonical_segment_id": unit.canonical_segment_id,
             "path": unit.path,
@@ -194,14 +191,11 @@ class UnitMapper:
             "row_key": unit.row_key,
             "destination_key": destination_key,
             "payload": mapped,
-            "payload_hash": hashlib.sha256(mapped.encode()).hexdigest() if mapped is not None else None,
             "exit_payload": canonical_json(exit_payload).decode() if keep and not self.activation.events else None,
             "retract_payload": canonical_json(retract).decode() if retract else None,
             "identifiers": canonical_json(dict(unit.identifiers)).decode() if keep else None,
             "verdict": verdict,
             "detail": detail,
-            "as_of": self.as_of,
-            "definition_revision": self.revision,
             "occurred_at": unit.occurred_at,
         }
         return UnitPayload(row, payload)

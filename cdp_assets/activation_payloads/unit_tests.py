@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,8 +21,6 @@ from cdp_assets.space.documents import read_text, read_yaml
 from cdp_assets.space.models.activations import Activation, ColumnSubject
 from cdp_assets.space.space import Problem, Space
 from cdp_assets.space.transforming import Judge
-
-_INSTANT = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)  # nothing in a payload depends on it
 
 
 def failing_cases(space: Space) -> list[Problem]:
@@ -70,7 +67,7 @@ def _lines(payloads: list[Any]) -> list[str]:
 
 
 def _mapped(space: Space, activation: Activation, case: Case) -> Iterator[UnitPayload]:
-    mapper = UnitMapper(activation, target_of(space, activation), _INSTANT, "")
+    mapper = UnitMapper(activation, target_of(space, activation))
     if case.row is not None:
         yield mapper.map(row_unit(activation, _model_row(space, activation, case.row)))
         return

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import ibis
 import ibis.expr.types as ir
@@ -142,8 +143,12 @@ def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
             rows = of_members(warehouse, build.space, one.rows, build.as_of) if one.trait.of_accounts else one.rows
             parts[PROFILE].append(_named(build, one.trait, rows, PROFILE))
     with ExitStack() as stack:
-        # Together before the transaction: engines write one table by all their threads, but a union of many small ones by one.
-        unions = {owner: stack.enter_context(warehouse.staged(_union(some))) for owner, some in parts.items() if some}
+        # Together before the transaction: DuckDB writes one table by all its threads, but a union of many small ones by one.
+        unions = {
+            owner: stack.enter_context(warehouse.staged(reduce(lambda left, right: left.union(right), some)))
+            for owner, some in parts.items()
+            if some
+        }
         stack.enter_context(warehouse.transaction())
         for spec, owner in ((TRAIT_VALUES, PROFILE), (ACCOUNT_VALUES, ACCOUNT)):
             warehouse.delete(spec.ref, [("trait", "in", keys), ("partition_key", "=", build.window.key)])
@@ -174,12 +179,6 @@ def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
         changes, nulled = (rows, 0) if key in first else changed[owner].get(key, (0, 0))
         results[key] = TraitResult(rows, changed=changes, nulled=nulled, accounts=accounts)
     return results
-
-
-def _union(tables: Sequence[ir.Table]) -> ir.Table:
-    """All rows, as a union of halves: DuckDB reads the two sides of a small union at once, but not those of a long chain."""
-    half = len(tables) // 2
-    return _union(tables[:half]).union(_union(tables[half:])) if half else tables[0]
 
 
 def _named(build: _Build, trait: Trait, rows: ir.Table, owner: str) -> ir.Table:

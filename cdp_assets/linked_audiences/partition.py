@@ -102,10 +102,18 @@ class Build:
             self.space,
             self.space.audiences[key],
             self.as_of,
-            members_of=lambda other: stored_members(self.warehouse, other, self.window.key),
-            trait_values=lambda trait: stored_values(self.warehouse, trait, self.window.key),
+            members_of=self.members_of,
+            trait_values=self.trait_values,
             people=self.people,
         )
+
+    def members_of(self, key: str) -> ir.Table:
+        """The members that the window's partition has of an audience."""
+        return stored_members(self.warehouse, key, self.window.key)
+
+    def trait_values(self, key: str) -> ir.Table:
+        """The values that the window's partition has of a trait."""
+        return stored_values(self.warehouse, key, self.window.key)
 
     def built(self, key: str) -> Built:
         """What this build makes of an audience."""
@@ -309,8 +317,8 @@ def _funnel(build: Build, key: str) -> pa.Table:
         build.space,
         build.space.audiences[key],
         build.as_of,
-        members_of=lambda other: stored_members(build.warehouse, other, build.window.key),
-        trait_values=lambda trait: stored_values(build.warehouse, trait, build.window.key),
+        members_of=build.members_of,
+        trait_values=build.trait_values,
         people=build.people,
     )
     rows = [
