@@ -23,7 +23,8 @@ TEXT = """
 Events of one name, of people with two hundred each, properties as JSON. The fifty traits are of every kind, with windows of
 7 to 90 days and sessions, with filters and without; the one is the first of them, a sum over 30 days with a filter. Both are whole
 builds: messages read and joined with their profiles as of the instant, values computed, stored, compared with the partition before.
-A day later is the same fifty again, with a hundredth more events and a partition before to compare with.
+Both are timed in a process that has built the fifty once. A day later is the same fifty again, with a hundredth more events and a
+partition before to compare with.
 """
 
 EVENTS = 10_000_000
@@ -44,8 +45,8 @@ def run(scale: float, folder: Path) -> list[Figure]:
     with closing(open_duckdb(folder / "traits.duckdb", memory_limit="12GB")) as warehouse:
         warehouse.ensure(MESSAGES, *profile_tables(profile_schema(GRAPH)), *INTERNAL_TABLES)
         _generate(warehouse, events + day)
-        # The first pass over a file that was just written is not the one to time.
-        _build(warehouse, fifty[:1], end)
+        # The first pass over a file that was just written, in a process that has no memory yet, is not the one to time.
+        _build(warehouse, fifty, end)
         with clock.part("one"):
             _build(warehouse, fifty[:1], end)
         with clock.part("fifty"):

@@ -25,7 +25,7 @@ from cdp_assets.space.models.traits import Session, Trait
 from cdp_assets.space.operators import compare, compares_numbers, event_value, finite, instant_of, joined_by, number_of
 from cdp_assets.space.space import Space
 from cdp_assets.space.trait_rules import TraitKind, ValueType
-from cdp_assets.unified_profiles.tables import events_as_of
+from cdp_assets.unified_profiles.tables import placed_events_as_of
 from resources.warehouse import Warehouse, timestamp_literal
 from resources.warehouse import functions as fn
 
@@ -33,6 +33,9 @@ OWNER = "owner"
 """Whose value a row is about: a profile's canonical id, or an account's group id."""
 NUMBER = "number"
 """The owner as a number of this build, which engines group by at a fraction of what texts cost."""
+
+PLACE = "place"
+"""The message's place in received order, which decides between messages of one instant."""
 
 COUNTS_VALUES = frozenset({TraitKind.most_frequent, TraitKind.unique_list, TraitKind.unique_list_count})
 """Kinds that look at how often each value occurs."""
@@ -167,7 +170,7 @@ def numbered(ids: ir.Table, column: str) -> ir.Table:
 def scan(warehouse: Warehouse, space: Space, needs: Needs, profiles: ir.Table, as_of: dt.datetime) -> ir.Table:
     """One row per message of any of the events, of the profile that sent it. ``profiles``: :func:`numbered`.
 
-    Columns: ``number`` (of the profile), ``at``, ``message_id`` if it may decide, a boolean ``looks_N`` per look, ``performed_N``
+    Columns: ``number`` (of the profile), ``at``, ``place`` in received order if it may decide, a boolean ``looks_N`` per look, ``performed_N``
     per event that is counted from zero, ``amount_N`` per property that is summed, and ``value_N`` per property and type. Sessions are not told apart: see
     :func:`running_session`.
     """
@@ -178,12 +181,13 @@ def scan(warehouse: Warehouse, space: Space, needs: Needs, profiles: ir.Table, a
     texts = {column: text_of(messages) for column, text_of in needs.texts.values()}
     numbers = {number: fn.try_double(texts[text]) for text, number in needs.numbers.values()}
     opened = messages.select("message_id", "event", "timestamp", **texts, **numbers)
-    people = events_as_of(warehouse, space.graph, as_of).join(profiles, [(PROFILE, OWNER)]).select("message_id", NUMBER)
+    people = placed_events_as_of(warehouse, space.graph, as_of).join(profiles, [(PROFILE, OWNER)])
+    people = people.select("message_id", PLACE, NUMBER)
     messages = opened.join(people, "message_id")
     return messages.select(
         NUMBER,
         at=messages.timestamp,
-        **({"message_id": messages.message_id} if needs.in_order else {}),
+        **({PLACE: messages.place} if needs.in_order else {}),
         **{column: _is_event(messages, event, needs) for event, column in needs.performed.items()},
         **{column: _exact(messages[needs.number_of(name)]) for name, column in needs.amounts.items()},
         **{column: _looks_at(messages, trait, needs, as_of) for column, trait in needs.looks.items()},

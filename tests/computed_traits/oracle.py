@@ -85,7 +85,7 @@ def most_usual_of_members(
 def of_history(trait: dict[str, Any], events: list[dict[str, Any]], as_of: dt.datetime) -> Value | None:
     """The value over one owner's events of the trait's name; None for none."""
     looked = [event for event in events if passes(trait.get("where"), event, as_of)]
-    looked.sort(key=lambda event: (event["timestamp"], event["message_id"]))
+    looked.sort(key=lambda event: (event["timestamp"], event["seq"]))
     if "within" in trait:
         span = length(trait["within"]["last"], trait["within"].get("unit", "days"))
         looked = [event for event in looked if as_of - span <= event["timestamp"] <= as_of]

@@ -19,6 +19,7 @@ from cdp_assets.unified_profiles.tables import (
     group_traits_as_of,
     identifiers_as_of,
     memberships_as_of,
+    placed_events_as_of,
     traits_as_of,
 )
 from resources.warehouse import STAND_INS_END, MissingTableError, TableRef, TableSpec
@@ -121,6 +122,25 @@ def test_events_are_those_of_the_event_tables_else_of_the_messages_identifiers(a
     one = profiles.filter(profiles.message_id == "m001")
     people.warehouse.insert(TableRef(THEIRS, "tracks"), one.select("segment_id", "received_at", id=one.message_id))
     assert read(people, graph, events_as_of) == [("m001", people.profile_of("m000"))]
+
+
+def test_places_of_messages_are_in_received_order_then_by_id(any_people: People) -> None:
+    people = told(any_people)
+    events = people.warehouse.table(TableRef("unified_profiles", "event_profiles"))
+    expected = [row["message_id"] for row in people.warehouse.rows(events.order_by("received_at", "message_id"), 100)]
+    assert len(expected) > 3
+
+    def placed(graph: DataGraph) -> list[str]:
+        rows = people.warehouse.rows(placed_events_as_of(people.warehouse, graph, AS_OF), 100)
+        return [row["message_id"] for row in sorted(rows, key=lambda row: row["place"])]
+
+    assert placed(people.graph) == expected
+    graph = theirs(people, *RAW)
+    assert placed(graph) == expected
+    columns = {"id": "string", "segment_id": "string", "received_at": "timestamp"}
+    people.warehouse.ensure(TableSpec(TableRef(THEIRS, "tracks"), columns, "tracks", subject="segment_id"))
+    people.warehouse.insert(TableRef(THEIRS, "tracks"), events.select("segment_id", "received_at", id=events.message_id))
+    assert placed(graph) == expected
 
 
 def test_groups_are_those_of_the_table_of_group_calls(any_people: People) -> None:
