@@ -91,6 +91,7 @@ def build_audiences(
             keep=lambda e: stack.enter_context(warehouse.staged(e)),
             joined=joined_columns(space.graph, [space.audiences[key] for key in ordered]),
             reach=reach_of(space.audiences[key] for key in ordered),
+            numbered=True,
         )
         build = Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)
         there = _built_already(warehouse, window)

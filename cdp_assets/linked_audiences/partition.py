@@ -14,7 +14,15 @@ import pyarrow as pa
 
 from cdp_assets.computed_traits.tables import stored_values
 from cdp_assets.data_graph.model import Entity
-from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, People, compile_audience, nodes_of
+from cdp_assets.linked_audiences.compile import (
+    PROFILE,
+    CompiledAudience,
+    People,
+    compile_audience,
+    named_context,
+    named_members,
+    nodes_of,
+)
 from cdp_assets.linked_audiences.entity_history import has_history
 from cdp_assets.linked_audiences.funnel import survivors
 from cdp_assets.linked_audiences.history import (
@@ -109,11 +117,11 @@ class Build:
 
     def members_of(self, key: str) -> ir.Table:
         """The members that the window's partition has of an audience."""
-        return stored_members(self.warehouse, key, self.window.key)
+        return self.people.by_number(stored_members(self.warehouse, key, self.window.key))
 
     def trait_values(self, key: str) -> ir.Table:
         """The values that the window's partition has of a trait."""
-        return stored_values(self.warehouse, key, self.window.key)
+        return self.people.by_number(stored_values(self.warehouse, key, self.window.key))
 
     def built(self, key: str) -> Built:
         """What this build makes of an audience."""
@@ -148,7 +156,7 @@ def entities_of(space: Space, keys: Iterable[str]) -> list[Entity]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An audience that is computed and not written: ``members`` are staged, ``context`` is an expression over them."""
+    """An audience that is computed and not written: ``members`` and ``context`` are expressions over members that are staged."""
 
     key: str
     builds: Sequence[Built]
@@ -165,13 +173,14 @@ def prepare(build: Build, key: str, scratch: ExitStack) -> Prepared:
     builds = builds_of(warehouse, key)
     refuse_dropped(builds, build.as_of, build.space.config.retention_days)
     compiled = build.compiled(key)
-    members = scratch.enter_context(warehouse.staged(compiled.members))
+    numbered = scratch.enter_context(warehouse.staged(compiled.members))
+    members = named_members(numbered)
     earlier = scratch.enter_context(members_before(warehouse, key, builds, build.window.key, build.as_of))
     return Prepared(
         key,
         builds,
         members,
-        compiled.context_of(members),
+        named_context(compiled.context_of(numbered), numbered),
         _path_rows(build, compiled.tables),
         _changes(build, key, members, builds),
         _transitions(build, key, builds, earlier),

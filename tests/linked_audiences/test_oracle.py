@@ -22,6 +22,8 @@ from cdp_assets.linked_audiences.compile import (
     compile_audience,
     compile_inline,
     joined_columns,
+    named_context,
+    named_members,
     reach_of,
 )
 from cdp_assets.space.space import Space
@@ -91,8 +93,9 @@ def by_the_product(warehouse: Warehouse, drawn: Town, logins: dict[str, int]) ->
             suppressions=False,
             joined=joined_columns(drawn.made.graph, drawn.made.audiences.values()),
             reach=reach_of(drawn.made.audiences.values()),
+            numbered=True,
         )
-        logins_now = keep(stored_values(warehouse, "logins", "now"))
+        logins_now = keep(people.by_number(stored_values(warehouse, "logins", "now")))
         staged: dict[str, ir.Table] = {}
         for key, audience in drawn.made.audiences.items():
             compiled = compile_audience(
@@ -105,8 +108,9 @@ def by_the_product(warehouse: Warehouse, drawn: Town, logins: dict[str, int]) ->
                 people=people,
             )
             staged[key] = keep(compiled.members)
-            who = sorted(row["canonical_segment_id"] for row in warehouse.rows(staged[key], 10_000))
-            found[key] = (who, witnesses(warehouse, compiled.context_of(staged[key])))
+            who = sorted(row["canonical_segment_id"] for row in warehouse.rows(named_members(staged[key]), 10_000))
+            context = named_context(compiled.context_of(staged[key]), staged[key])
+            found[key] = (who, witnesses(warehouse, context))
     return found
 
 
