@@ -8,7 +8,15 @@ from contextlib import ExitStack
 
 from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
 from cdp_assets.data_graph.model import TraitJoin
-from cdp_assets.linked_audiences.compile import People, events_of, filtered_events_of, joined_columns, nodes_of, reach_of
+from cdp_assets.linked_audiences.compile import (
+    People,
+    events_of,
+    filtered_events_of,
+    identifier_types_of,
+    joined_columns,
+    nodes_of,
+    reach_of,
+)
 from cdp_assets.linked_audiences.entity_history import take_snapshots
 from cdp_assets.linked_audiences.partition import AudienceResult, Build, Prepared, entities_of, prepare, write
 from cdp_assets.linked_audiences.tables import BUILDS, TABLES
@@ -91,6 +99,7 @@ def build_audiences(
             keep=lambda e: stack.enter_context(warehouse.staged(e)),
             joined=joined_columns(space.graph, [space.audiences[key] for key in ordered]),
             reach=reach_of(space.audiences[key] for key in ordered),
+            identifiers=identifier_types_of(space.graph, [space.audiences[key] for key in ordered]),
             numbered=True,
         )
         build = Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)

@@ -24,7 +24,7 @@ import ibis
 import ibis.expr.types as ir
 
 from cdp_assets.computed_traits.tables import performed_as_of
-from cdp_assets.data_graph.model import ColumnJoin, DataGraph, JunctionJoin, Node
+from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, Node
 from cdp_assets.linked_audiences.entities import PROFILE, EntityRows, child_node, quantified, yields
 from cdp_assets.linked_audiences.entity_history import entity_table
 from cdp_assets.raw_events.tables import any_suppressions
@@ -90,6 +90,7 @@ class People:
     ``events``: names of the events that the audiences speak about; ``filtered``: those of which more than when and by whom is asked,
     which are then without message ids (None: all). ``joined``: nodes below the profile whose rows are joined to it once, and the columns
     that are asked for (:func:`joined_columns`). ``reach``: how far back before ``as_of`` events of a name are asked for; further without. ``suppressions``: whether anybody may be suppressed; without it the warehouse is asked.
+    ``identifiers``: their types that joins ask for (None: all).
     ``numbered``: canonical ids are numbers of this object, which engines join and group by at a fraction of what texts cost, in all but
     ``ids``; :meth:`by_number` gives them to rows that have the ids themselves, and members know them as NAME.
     """
@@ -106,9 +107,11 @@ class People:
         suppressions: bool | None = None,
         joined: Mapping[str, Collection[str]] | None = None,
         reach: Mapping[str, dt.timedelta] | None = None,
+        identifiers: Iterable[str] | None = None,
         numbered: bool = False,
     ) -> None:
         self._numbered = numbered
+        self._types = None if identifiers is None else sorted(set(identifiers))
         self._reach = reach or {}
         self._joined, self._rows = joined or {}, dict[str, ir.Table]()
         self._source = (warehouse, graph, as_of)
@@ -168,7 +171,8 @@ class People:
     @cached_property
     def identifiers(self) -> ir.Table:
         """(canonical_segment_id, type, value)"""
-        return self._keep(identifiers_as_of(*self._source, self._ids).select(PROFILE, "type", "value"))
+        found = identifiers_as_of(*self._source, self._ids).select(PROFILE, "type", "value")
+        return self._keep(found if self._types is None else found.filter(found["type"].isin(self._types)))
 
     @cached_property
     def traits(self) -> ir.Table:
@@ -318,6 +322,12 @@ def tables_of(graph: DataGraph, audience: Audience) -> set[TableRef]:
         for node in nodes_of(graph, audience)
         for text in (node.entity.table_ref, *([node.join.table_ref] if isinstance(node.join, JunctionJoin) else []))
     }
+
+
+def identifier_types_of(graph: DataGraph, audiences: Iterable[Audience]) -> set[str]:
+    """Types of identifiers by which rows that the audiences speak about are joined to profiles."""
+    tops = {reference.path.split(":")[0] for audience in audiences for reference in entity_references(audience)}
+    return {node.join.type for node in graph.nodes() if node.path in tops and isinstance(node.join, ExternalIdJoin)}
 
 
 def nodes_of(graph: DataGraph, audience: Audience) -> list[Node]:

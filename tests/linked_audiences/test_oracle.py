@@ -21,6 +21,7 @@ from cdp_assets.linked_audiences.compile import (
     People,
     compile_audience,
     compile_inline,
+    identifier_types_of,
     joined_columns,
     named_context,
     named_members,
@@ -93,6 +94,7 @@ def by_the_product(warehouse: Warehouse, drawn: Town, logins: dict[str, int]) ->
             suppressions=False,
             joined=joined_columns(drawn.made.graph, drawn.made.audiences.values()),
             reach=reach_of(drawn.made.audiences.values()),
+            identifiers=identifier_types_of(drawn.made.graph, drawn.made.audiences.values()),
             numbered=True,
         )
         logins_now = keep(people.by_number(stored_values(warehouse, "logins", "now")))
