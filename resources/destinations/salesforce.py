@@ -260,6 +260,8 @@ class SalesforceDestination(Connector):
             wire.wait(f"auth:{code}", wire.now() + wire.AFTER_A_LOOK)
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise TryAgainError(f"{response.status_code}:{code}", wire.retry_after(response))
+        if _may_pass_later(code, _first_error(response)):  # of the one row that the call is about
+            raise CallFailedError("waiting", f"{response.status_code}:{code}")
         wire.refuse(f"{response.status_code}:{code}")
 
     def _watch_quota(self, response: httpx.Response) -> None:
@@ -271,12 +273,15 @@ class SalesforceDestination(Connector):
             self._account.close_until("quota:share", wire.now() + _QUOTA_PAUSE)
 
 
-def _code_of(response: httpx.Response) -> str:
-    """The errorCode of a top-level error. Messages stay here: they quote values."""
+def _first_error(response: httpx.Response) -> dict[str, Any]:
+    """The first top-level error. Messages stay here: they quote values."""
     body = wire.body_of(response)
     first = body[0] if isinstance(body, list) and body else None
-    code = first.get("errorCode") if isinstance(first, dict) else None
-    return str(code or "NO_CODE")
+    return first if isinstance(first, dict) else {}
+
+
+def _code_of(response: httpx.Response) -> str:
+    return str(_first_error(response).get("errorCode") or "NO_CODE")
 
 
 def _row_outcome(operation: Operation, item: Any) -> Outcome:

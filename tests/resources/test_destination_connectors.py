@@ -113,6 +113,19 @@ def test_a_retract_carries_key_and_flag_only_and_never_creates(subject: Subject)
     assert subject.twins.records(subject.system) == [{**before, subject.action.settings["flag_field"]: False}]
 
 
+def test_a_retract_that_may_pass_later_waits_and_is_done_then(subject: Subject) -> None:
+    subject.deliver(subject.operations(4))
+    subject.twins.fault(subject.system, kind="partial_failure", rows=1.0)
+    retracts = subject.operations(4, "retract")
+    outcomes = subject.deliver(retracts)
+    # Gainsight refuses a call by a validation error, which is the record's own fault; the others name a passing reason.
+    assert statuses(outcomes) == {"rejected" if subject.system == "gainsight" else "waiting"}
+    assert all(outcome.reason for outcome in outcomes)
+    subject.twins.no_faults(subject.system)
+    assert statuses(subject.deliver(retracts)) == {"delivered"}
+    assert set(flags(subject).values()) == {False}
+
+
 def test_a_retract_without_a_flag_field_is_rejected_and_said(subject: Subject) -> None:
     settings = {name: value for name, value in subject.action.settings.items() if name != "flag_field"}
     subject.action = replace(subject.action, settings=settings)
