@@ -91,6 +91,7 @@ SYSTEMS = {
             lambda key, value, member: {"Name": key, "Value__gc": value, "Member__gc": member},
             {"Industry": "I" * 300},
             _members("Name", "Value__gc", "Member__gc"),
+            connection={"calls_per_minute": 1_000},
         ),
         System(
             "braze",
@@ -107,7 +108,12 @@ BULK = {
     f"{name} in bulk": dataclasses.replace(SYSTEMS[name], connection={"bulk_from_rows": 2}, rows=rows)
     for name, rows in (("salesforce", 60), ("marketo", 15))
 }
-_AT_ONCE = {"salesforce": "bulk_milliseconds", "marketo": "import_milliseconds"}
+# Hours of the world are moments of the twins: their jobs are done at once, and a minute has the calls of many syncs.
+_LIMITS = {
+    "salesforce": {"bulk_milliseconds": 0},
+    "marketo": {"import_milliseconds": 0, "calls_per_20_seconds": 1_000},
+    "gainsight": {"calls_per_minute": 1_000},
+}
 # A declared API knows no refusal that passes, so a storm of them is not for it.
 HTTP = System(
     "http",
@@ -175,8 +181,8 @@ class World:
         # The twins outlive a world; what another one left there is none of this one's.
         reset = f"{self.twins}/__twin/reset?system={self.system.type}"
         assert httpx.post(reset, trust_env=False, verify=False).status_code == 200
-        if self.system.type in _AT_ONCE:
-            self._set_limits(**{_AT_ONCE[self.system.type]: 0})
+        if self.system.type in _LIMITS:
+            self._set_limits(**_LIMITS[self.system.type])
         self.activation = activation(
             self.system.when,
             destination=self.system.type,
