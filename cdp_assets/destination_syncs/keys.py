@@ -9,6 +9,7 @@ key, the others), consent is looked up, and all of it is joined in full with the
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import ibis
@@ -189,7 +190,7 @@ class Reconciliation:
             if self.loud is not None:
                 rows = rows.semi_join(self.loud, [("now_unit", "unit")]).view()
             rows = rows.mutate(verdict=ibis.literal(""))
-            return _told_apart(self.people.with_consent(rows), self.desired_side())
+            return _told_apart(self.people.with_consent(rows, few=self.loud is not None), self.desired_side())
 
         return self.template("ledger side", build)
 
@@ -241,7 +242,8 @@ class Reconciliation:
         ledger = self.rows
         assert ledger is not None
         plain = self.wanted()
-        wanted = self.people.with_consent(plain.mutate(now_id=plain.d_segment_id, verdict=plain.d_verdict))
+        plain = plain.mutate(now_id=plain.d_segment_id, verdict=plain.d_verdict)
+        wanted = self.people.with_consent(plain, few=self.loud is not None)
         rows = ledger.select(**{f"r_{name}": ledger[name] for name in ledger.columns})
         # Only the first row of a key meets its payload.
         rows = rows.mutate(r_match=ibis.ifelse(rows.r_shadow, ibis.null("string"), rows.r_now_unit))
@@ -282,6 +284,10 @@ def reconciliation(warehouse: Warehouse, scope: Scope) -> Iterator[Reconciliatio
     """Both sides of a sync, as long as the context is open."""
     both = Reconciliation(warehouse, scope)
     with contextlib.ExitStack() as scratch:
+        if both.people.graph is not None:
+            for name, at in (("sync_merged", both.scope.as_of), ("sync_merged_since", both.scope.consent_at)):
+                merged = both.template(name, functools.partial(both.people.merges, at))
+                both.people.merged[at] = scratch.enter_context(warehouse.staged(merged, name=name))
         if both.people.graph is not None and scope.categories:
             agreed = both.template("consenting", both.people.consenting)
             both.people.agreed = scratch.enter_context(warehouse.staged(agreed, name="sync_consenting"))

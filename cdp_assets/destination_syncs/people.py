@@ -107,7 +107,9 @@ class People:
             self.graph is not None and warehouse.has(ID_ALIASES.ref) and warehouse.count(warehouse.table(ID_ALIASES.ref)) > 0
         )
         self.barring = self.graph is not None and any_suppressions(warehouse)
+        # What was computed of them, for those who read them several times.
         self.agreed: ir.Table | None = None
+        self.merged: dict[dt.datetime, ir.Table] = {}
 
     def current(self, table: ir.Table, column: str, at: dt.datetime, name: str) -> ir.Table:
         """``table`` with ``name``: whom the id in ``column`` stands for at ``at``, through renames and merges."""
@@ -119,7 +121,7 @@ class People:
             # Twice: a profile may have been renamed again.
             table = _resolved(_resolved(table, column, aliases, "renamed_id"), "renamed_id", aliases, "renamed_again_id")
             source = "renamed_again_id"
-        table = _resolved(table, source, merged_ids_as_of(self.warehouse, self.graph, at), name)
+        table = _resolved(table, source, self.merged[at] if at in self.merged else self.merges(at), name)
         return table.drop("renamed_id", "renamed_again_id") if self.renamed else table
 
     def split(self, rows: ir.Table) -> ir.Table:
@@ -132,13 +134,21 @@ class People:
         apart = drifted.join(own, [("former", "own_id")])
         return apart.select(split_id=apart.now_id).union(apart.select(split_id=apart.former), distinct=True)
 
+    def merges(self, at: dt.datetime) -> ir.Table:
+        """(segment_id, canonical_segment_id): who is part of somebody else at ``at``."""
+        assert self.graph is not None
+        return merged_ids_as_of(self.warehouse, self.graph, at)
+
     def consenting(self) -> ir.Table:
-        """(open_id): who consents as of the newest instant that is known about consent. Set ``agreed`` to what was computed of it."""
+        """(open_id): who consents as of the newest instant that is known about consent."""
         assert self.graph is not None
         return consenting(self.warehouse, self.graph, self.scope.categories, self.scope.consent_at)
 
-    def with_consent(self, table: ir.Table) -> ir.Table:
-        """``table`` with ``subject_id`` (its ``now_id`` as of the newest consent), ``closed`` and ``closed_reason``; it has ``verdict``."""
+    def with_consent(self, table: ir.Table, *, few: bool = False) -> ir.Table:
+        """``table`` with ``subject_id`` (its ``now_id`` as of the newest consent), ``closed`` and ``closed_reason``; it has ``verdict``.
+
+        ``few``: most people are in no row of the table.
+        """
         closed = table.verdict.isin(list(CLOSED_VERDICTS))
         if self.graph is None:
             return table.mutate(subject_id=ibis.null("string"), closed=closed, closed_reason=table.verdict)
@@ -148,9 +158,12 @@ class People:
         reason = ibis.ifelse(closed, table.verdict, "consent")
         if self.scope.categories:
             agreed = self.agreed if self.agreed is not None else self.consenting()
-            table = table.left_join(agreed, [("subject_id", "open_id")])
+            if few:  # a set of those asked for, not of everybody
+                agreed = agreed.semi_join(table, [("open_id", "subject_id")])
+            # Asked for, not joined: a join may carry all of the table's columns from one side to the other.
+            consents = ibis.coalesce(table.subject_id.isin(agreed.open_id), False)
             # A row without a person is the payload room's to judge (no_subject), it is not a withdrawal.
-            closed = closed | (table.open_id.isnull() & table.subject_id.notnull())
+            closed = closed | (~consents & table.subject_id.notnull())
         if self.barring:
             table = table.select(*known, "subject_id", closed=closed, closed_reason=reason)
             barred = suppressed_as_of(self.warehouse, self.graph, self.scope.consent_at)
@@ -173,9 +186,12 @@ def _resolved(table: ir.Table, column: str, mapping: ir.Table, name: str) -> ir.
 def consenting(warehouse: Warehouse, graph: DataGraph, categories: Sequence[str], at: dt.datetime) -> ir.Table:
     """(open_id): canonical ids, as of ``at``, for whom all categories are true."""
     states = consent_as_of(warehouse, graph, at)
-    agreed = states.filter(states.category.isin(list(categories)), states.value == "true")
-    counted = agreed.group_by("canonical_segment_id").aggregate(n=agreed.category.nunique())
-    return counted.filter(counted.n == len(set(categories))).select(open_id="canonical_segment_id")
+    wanted = sorted(set(categories))
+    agreed = states.filter(states.category.isin(wanted), states.value == "true").rename(open_id="canonical_segment_id")
+    if len(wanted) == 1:
+        return agreed.select("open_id")
+    counted = agreed.group_by("open_id").aggregate(n=agreed.count())
+    return counted.filter(counted.n == len(wanted)).select("open_id")
 
 
 def sendable(warehouse: Warehouse, graph: DataGraph, categories: Sequence[str], at: dt.datetime, ids: Sequence[str]) -> set[str]:

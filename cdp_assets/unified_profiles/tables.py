@@ -410,7 +410,8 @@ def consent_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) ->
         ids = canonical_ids_as_of(warehouse, graph, as_of)
         states = _known(external.consent_log(warehouse, graph, as_of), as_of).join(ids, "segment_id")
         return latest(states, ["canonical_segment_id", "category"]).select("canonical_segment_id", "category", "value")
-    newest = latest(_known(warehouse.table(CONSENT_STATES.ref), as_of), ["segment_id", "category"])
+    known = _known(warehouse.table(CONSENT_STATES.ref), as_of)
+    newest = known.group_by("segment_id", "category").aggregate(value=fn.newest(known.value, known.seq))
     # A profile's state after a merge is that of the one that it is part of.
     own = newest.anti_join(merged_ids_as_of(warehouse, graph, as_of), "segment_id")
     return own.select("category", "value", canonical_segment_id="segment_id").select("canonical_segment_id", "category", "value")
