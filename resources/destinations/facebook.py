@@ -170,7 +170,8 @@ def _judge(response: httpx.Response) -> None:
         wire.wait(f"auth:{said}", wire.now() + wire.AFTER_A_LOOK)
     if code in _THROTTLED:
         raise TryAgainError(said, wire.retry_after(response), wire.now() + wire.AFTER_A_LOOK)
-    if code in _AGAIN:
+    # A code of nobody's list may still say of itself that it passes [M].
+    if code in _AGAIN or error.get("is_transient") is True or response.status_code >= 500:
         raise TryAgainError(f"{response.status_code}:{said}", wire.retry_after(response))
     if code == 100 and subcode == _MISSING:
         wire.wait(f"config:{said}", wire.now() + wire.AFTER_A_LOOK)

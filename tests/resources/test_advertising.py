@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 
-from resources.destinations import Action, Destination, DestinationConfigError, Operation, normalise
+from resources.destinations import Action, Destination, DestinationConfigError, Operation, facebook, normalise
+from resources.destinations.http import CallFailedError, TryAgainError
 from resources.destinations.registry import capabilities, connect
 from resources.sandbox import CLIENT_ID, CLIENT_SECRET
 from resources.sandbox.facebook import AUDIENCE_ID
@@ -162,6 +164,17 @@ def test_an_audience_that_does_not_exist_waits_for_a_person(twins: Twins) -> Non
     with _connected(twins, "linkedin") as destination:
         outcome = destination.deliver(Action("members", {"segment": "77"}), [_op(1)])[0]
     assert (outcome.status, outcome.reason) == ("waiting", "config:404")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(400, {"code": 99, "is_transient": True}), (500, {"code": 99}), (400, {"code": 2})]
+)
+def test_an_error_of_facebooks_that_passes_is_no_refusal(status: int, error: dict[str, Any]) -> None:
+    with pytest.raises(TryAgainError, match=f"{status}:{error['code']}"):
+        facebook._judge(httpx.Response(status, json={"error": error}))
+    with pytest.raises(CallFailedError, match="100") as refused:
+        facebook._judge(httpx.Response(400, json={"error": {"code": 100, "is_transient": False}}))
+    assert refused.value.status == "rejected"
 
 
 @pytest.mark.parametrize("system", ["facebook", "linkedin", "optimizely"])
