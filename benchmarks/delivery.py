@@ -11,10 +11,11 @@ from benchmarks.figures import Clock, Figure
 from cdp_assets.activation_payloads.tables import PAYLOAD_BUILDS, PAYLOADS
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.destination_syncs import sync as syncing
+from cdp_assets.destination_syncs.activation_state import State, write_state
 from cdp_assets.destination_syncs.journal import open_journal
 from cdp_assets.destination_syncs.keys import reconciliation
 from cdp_assets.destination_syncs.people import Scope
-from cdp_assets.destination_syncs.plan import State, SyncRequest, plan_sync, write_state
+from cdp_assets.destination_syncs.plan import SyncRequest, plan_sync
 from cdp_assets.destination_syncs.sync import Surroundings
 from cdp_assets.destination_syncs.tables import LEDGER
 from cdp_assets.destination_syncs.tables import TABLES as SYNC_TABLES

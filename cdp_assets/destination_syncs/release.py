@@ -7,7 +7,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Literal
 
-from cdp_assets.destination_syncs.plan import read_states, write_state
+from cdp_assets.destination_syncs.activation_state import read_states, write_state
 from resources.warehouse import Warehouse, naive_utc
 
 ReleaseAction = Literal["send", "rebaseline"]

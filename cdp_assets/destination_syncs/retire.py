@@ -7,7 +7,8 @@ import dataclasses
 import datetime as dt
 
 from cdp_assets.destination_syncs.accounting import SyncResult
-from cdp_assets.destination_syncs.plan import SyncRequest, read_states, write_state
+from cdp_assets.destination_syncs.activation_state import read_states, write_state
+from cdp_assets.destination_syncs.plan import SyncRequest
 from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
 from resources.warehouse import Warehouse, naive_utc
 

@@ -17,8 +17,8 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from cdp_assets.destination_syncs.accounting import SyncResult, tally
+from cdp_assets.destination_syncs.activation_state import of_activation
 from cdp_assets.destination_syncs.journal import ANSWERS, Journal
-from cdp_assets.destination_syncs.plan import of_activation
 from cdp_assets.destination_syncs.states import Op, Outcome
 from cdp_assets.destination_syncs.tables import (
     ACTIVATION_STATE,

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
 from cdp_assets.data_graph.model import TraitJoin
 from cdp_assets.linked_audiences.compile import (
-    People,
     events_of,
     filtered_events_of,
     identifier_types_of,
@@ -19,6 +18,7 @@ from cdp_assets.linked_audiences.compile import (
 )
 from cdp_assets.linked_audiences.entity_history import take_snapshots
 from cdp_assets.linked_audiences.partition import AudienceResult, Build, Prepared, entities_of, prepare, write
+from cdp_assets.linked_audiences.people import People
 from cdp_assets.linked_audiences.tables import BUILDS, TABLES
 from cdp_assets.space.conditions import audience_references, trait_references
 from cdp_assets.space.errors import cause

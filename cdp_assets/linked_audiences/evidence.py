@@ -17,8 +17,9 @@ import ibis.expr.types as ir
 
 from cdp_assets.data_graph.keys import comparable, key_text
 from cdp_assets.data_graph.model import ExternalIdJoin, JunctionJoin, Node, TraitJoin
-from cdp_assets.linked_audiences.compile import Compiler, People, TraitValues, events_of, flips
+from cdp_assets.linked_audiences.compile import Compiler, TraitValues, events_of, flips
 from cdp_assets.linked_audiences.entities import PROFILE, child_node, column_of
+from cdp_assets.linked_audiences.people import People
 from cdp_assets.linked_audiences.verdicts import Atom, Evidence, Judgement, Row
 from cdp_assets.space.conditions import audience_references, filters_of
 from cdp_assets.space.documents import Place

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import ibis.expr.types as ir
 
-from cdp_assets.linked_audiences.compile import PROFILE, Compiler, MembersOf, People, TraitValues, events_of
+from cdp_assets.linked_audiences.compile import PROFILE, Compiler, MembersOf, TraitValues, events_of
 from cdp_assets.linked_audiences.describe import Line, condition_lines, drawn, trail_text
+from cdp_assets.linked_audiences.people import People
 from cdp_assets.linked_audiences.verdicts import filter_places, nested_place, positive
 from cdp_assets.space.conditions import filters_of
 from cdp_assets.space.documents import Place

@@ -14,15 +14,7 @@ import pyarrow as pa
 
 from cdp_assets.computed_traits.tables import stored_values
 from cdp_assets.data_graph.model import Entity
-from cdp_assets.linked_audiences.compile import (
-    PROFILE,
-    CompiledAudience,
-    People,
-    compile_audience,
-    named_context,
-    named_members,
-    nodes_of,
-)
+from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, compile_audience, nodes_of
 from cdp_assets.linked_audiences.entity_history import has_history
 from cdp_assets.linked_audiences.funnel import survivors
 from cdp_assets.linked_audiences.history import (
@@ -37,6 +29,7 @@ from cdp_assets.linked_audiences.history import (
     record_transitions,
     refuse_dropped,
 )
+from cdp_assets.linked_audiences.people import People, named_context, named_members
 from cdp_assets.linked_audiences.tables import (
     AUDIENCE_CONTEXT,
     AUDIENCE_FUNNELS,

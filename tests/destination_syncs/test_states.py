@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cdp_assets.destination_syncs import states
-from cdp_assets.destination_syncs.plan import message_id_expression
+from cdp_assets.destination_syncs.intents import message_id_expression
 from cdp_assets.destination_syncs.states import FACTS, Effect, Op, Outcome, Policy, message_id, policy_of
 from resources.warehouse import TableRef, TableSpec, Warehouse
 from tests.destination_syncs.lab import capabilities

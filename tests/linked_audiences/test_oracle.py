@@ -18,15 +18,13 @@ from sqlglot.optimizer.qualify import qualify
 from cdp_assets.computed_traits.tables import TRAIT_VALUES, stored_values
 from cdp_assets.linked_audiences.compile import (
     CompiledAudience,
-    People,
     compile_audience,
     compile_inline,
     identifier_types_of,
     joined_columns,
-    named_context,
-    named_members,
     reach_of,
 )
+from cdp_assets.linked_audiences.people import People, named_context, named_members
 from cdp_assets.space.space import Space
 from resources.warehouse import TableRef, Warehouse
 from resources.warehouse.compiling import CompilingWarehouse
