@@ -25,7 +25,7 @@ from cdp_assets.computed_traits.tables import (
     TRAIT_CHANGES,
     TRAIT_VALUES,
 )
-from cdp_assets.space.builds import record_build
+from cdp_assets.space.builds import BuildRecord, record_builds
 from cdp_assets.space.errors import cause
 from cdp_assets.space.models.traits import Trait
 from cdp_assets.space.space import Space
@@ -155,19 +155,15 @@ def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
             if owner in unions:
                 warehouse.insert(spec.ref, _stamped(build, unions[owner]))
         stored = {owner: _counts(build, spec.ref, keys) for owner, spec in ((PROFILE, TRAIT_VALUES), (ACCOUNT, ACCOUNT_VALUES))}
-        for one in found:
-            owner = PROFILE if one.trait.of_profiles else ACCOUNT
-            record_build(
-                warehouse,
-                SCHEMA,
-                asset=one.trait.key,
-                partition_key=build.window.key,
-                as_of=build.as_of,
-                revision=build.revisions[one.trait.key],
-                run_id=build.run_id,
-                rows=stored[owner].get(one.trait.key, (0, 0))[0],
-                loaded_at=build.loaded_at,
+        records = [
+            BuildRecord(
+                one.trait.key,
+                build.revisions[one.trait.key],
+                stored[PROFILE if one.trait.of_profiles else ACCOUNT].get(one.trait.key, (0, 0))[0],
             )
+            for one in found
+        ]
+        record_builds(warehouse, SCHEMA, records, build.window.key, build.as_of, build.run_id, build.loaded_at)
         first = write_changes(warehouse, build.space, keys, build.window.key)
         changed = {
             owner: _counts(build, spec.ref, keys) for owner, spec in ((PROFILE, TRAIT_CHANGES), (ACCOUNT, ACCOUNT_CHANGES))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
@@ -17,7 +17,16 @@ from cdp_assets.linked_audiences.compile import (
     reach_of,
 )
 from cdp_assets.linked_audiences.entity_history import take_snapshots
-from cdp_assets.linked_audiences.partition import AudienceResult, Build, Prepared, entities_of, prepare, write
+from cdp_assets.linked_audiences.partition import (
+    AudienceResult,
+    Build,
+    Gathered,
+    Prepared,
+    entities_of,
+    gathering,
+    prepare,
+    write,
+)
 from cdp_assets.linked_audiences.people import People
 from cdp_assets.linked_audiences.tables import BUILDS, TABLES
 from cdp_assets.space.conditions import audience_references, trait_references
@@ -29,6 +38,7 @@ from cdp_assets.space.time import Window
 from resources.warehouse import Warehouse
 
 TOGETHER = 10  # audiences of a transaction
+ROWS_TOGETHER = 10_000_000  # of members and context, after which a transaction takes no further audience
 
 
 def audiences_of(audience: Audience) -> list[str]:
@@ -105,19 +115,11 @@ def build_audiences(
         build = Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)
         there = _built_already(warehouse, window)
         take_snapshots(warehouse, space.config, entities_of(space, ordered), as_of)
-        for together in _runs_of(space, ordered):
-            prepared: list[Prepared] = []
-            with ExitStack() as scratch:
-                for key in together:
-                    try:
-                        reason = _missing(space, key, results, failed_traits, there)
-                        if reason:
-                            results[key] = AudienceResult(skipped_because=reason)
-                        else:
-                            prepared.append(prepare(build, key, scratch))
-                    except Exception as error:  # noqa: BLE001 - whatever one audience raises must not reach the others
-                        results[key] = AudienceResult(error=cause(error))
-                results |= _write_all(build, prepared)
+        waiting = ordered
+        while waiting:
+            with gathering(build) as gathered:
+                waiting = _gather(gathered, waiting, results, failed_traits, there)
+                results |= _write_all(gathered, gathered.prepared)
     return {key: results[key] for key in keys}
 
 
@@ -155,25 +157,43 @@ def _missing(
     return None
 
 
-def _runs_of(space: Space, ordered: Sequence[str]) -> Iterator[list[str]]:
-    """Audiences that are written together: none of a run refers to another one of it, for a reference reads what is written."""
-    run: list[str] = []
-    for key in ordered:
-        if len(run) == TOGETHER or not set(audiences_of(space.audiences[key])).isdisjoint(run):
-            yield run
-            run = []
-        run.append(key)
-    if run:
-        yield run
+def _gather(
+    gathered: Gathered,
+    keys: Sequence[str],
+    results: dict[str, AudienceResult],
+    failed_traits: frozenset[str],
+    there: set[tuple[str, str]],
+) -> list[str]:
+    """Compute the first of ``keys``, and as many more as are written together; those that are left.
+
+    None refers to another one of them, for a reference reads what is written.
+    """
+    space, begun = gathered.build.space, set[str]()
+    for position, key in enumerate(keys):
+        full = len(begun) >= TOGETHER or gathered.rows >= ROWS_TOGETHER
+        if full or not begun.isdisjoint(audiences_of(space.audiences[key])):
+            return list(keys[position:])
+        begun.add(key)
+        try:
+            reason = _missing(space, key, results, failed_traits, there)
+            if reason:
+                results[key] = AudienceResult(skipped_because=reason)
+            else:
+                prepare(gathered, key)
+        except Exception as error:  # noqa: BLE001 - whatever one audience raises must not reach the others
+            results[key] = AudienceResult(error=cause(error))
+    return []
 
 
-def _write_all(build: Build, prepared: Sequence[Prepared]) -> dict[str, AudienceResult]:
+def _write_all(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, AudienceResult]:
     """All in one transaction, for a commit costs as much as a small audience; when that fails, each in its own, so that only those at
     fault fail."""
+    if not some:
+        return {}
     try:
-        with build.warehouse.transaction():
-            return {one.key: write(build, one) for one in prepared}
+        with gathered.build.warehouse.transaction():
+            return write(gathered, some)
     except Exception as error:  # noqa: BLE001 - whatever one audience raises must not reach the others
-        if len(prepared) == 1:
-            return {prepared[0].key: AudienceResult(error=cause(error))}
-        return {key: result for one in prepared for key, result in _write_all(build, [one]).items()}
+        if len(some) == 1:
+            return {some[0].key: AudienceResult(error=cause(error))}
+        return {key: result for one in some for key, result in _write_all(gathered, [one]).items()}

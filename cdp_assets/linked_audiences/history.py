@@ -112,41 +112,38 @@ def members_before(
         yield Earlier(dataclasses.replace(mine, as_of=then), members)
 
 
-def record_transitions(
-    warehouse: Warehouse, ids: ir.Table, audience: str, built: Built, earlier: Earlier | None, moved: ir.Table | None
-) -> None:
-    """Replace the transitions of a partition: its stored members against those of ``earlier``; without one everybody entered.
+def first_transitions(members: ir.Table) -> ir.Table:
+    """The transitions of a partition without one before: everybody entered."""
+    return members.mutate(change=ibis.literal("entered"), why=ibis.literal("data"), since=ibis.null("timestamp(6)"))
 
-    ``ids``: canonical ids at the partition's as_of. ``moved``: :func:`moved_people` between the two. Why: ``identity`` where a person is a member under another id, or became a
-    member or stopped being one with the profiles that it consists of; ``definition`` where the two partitions mean different things
-    by the audience; else ``data``, which includes what passing time alone does. Call it within a transaction.
+
+def transitions(ids: ir.Table, audience: str, built: Built, now: ir.Table, earlier: Earlier, moved: ir.Table) -> ir.Table:
+    """The transitions of a partition: its members ``now`` against those of ``earlier``.
+
+    ``ids``: canonical ids at the partition's as_of. ``moved``: :func:`moved_people` between the two. Why: ``identity`` where a person is
+    a member under another id, or became a member or stopped being one with the profiles that it consists of; ``definition`` where the
+    two partitions mean different things by the audience; else ``data``, which includes what passing time alone does.
     """
-    warehouse.delete(AUDIENCE_TRANSITIONS.ref, [("audience", "=", audience), ("partition_key", "=", built.partition_key)])
-    now = stored_members(warehouse, audience, built.partition_key)
-    if earlier is None or moved is None:
-        rows = now.select(PROFILE, change=ibis.literal("entered"), why=ibis.literal("data"))
-    else:
-        people = ids.select("segment_id", person="canonical_segment_id")
-        old = earlier.members
-        then = old.left_join(people, old[PROFILE] == people["segment_id"])
-        then = then.select(PROFILE, person=ibis.coalesce(then["person"], then[PROFILE]))
-        entered, left = now.anti_join(then, PROFILE), then.anti_join(now, PROFILE)
-        entered = entered.select(PROFILE, change=ibis.literal("entered"), same_person=entered[PROFILE].isin(then["person"]))
-        left = left.select(PROFILE, change=ibis.literal("left"), same_person=left["person"].isin(now[PROFILE]))
-        changed = entered.union(left)
-        by_identity, other = changed["same_person"], "definition"
-        if built.defined_as(earlier.built):
-            by_identity, other = by_identity | changed[PROFILE].isin(moved["moved_id"]), "data"
-        rows = changed.select(PROFILE, "change", why=ibis.ifelse(by_identity, "identity", other))
-    warehouse.insert(
-        AUDIENCE_TRANSITIONS.ref,
-        rows.mutate(
-            audience=ibis.literal(audience),
-            partition_key=ibis.literal(built.partition_key),
-            as_of=timestamp_literal(built.as_of),
-            revision=ibis.literal(built.revision),
-            since=timestamp_literal(earlier.built.as_of) if earlier else ibis.null("timestamp(6)"),
-        ),
+    people = ids.select("segment_id", person="canonical_segment_id")
+    old = earlier.members
+    then = old.left_join(people, old[PROFILE] == people["segment_id"])
+    then = then.select(PROFILE, person=ibis.coalesce(then["person"], then[PROFILE]))
+    entered, left = now.anti_join(then, PROFILE), then.anti_join(now, PROFILE)
+    entered = entered.select(PROFILE, change=ibis.literal("entered"), same_person=entered[PROFILE].isin(then["person"]))
+    left = left.select(PROFILE, change=ibis.literal("left"), same_person=left["person"].isin(now[PROFILE]))
+    changed = entered.union(left)
+    by_identity, other = changed["same_person"], "definition"
+    if built.defined_as(earlier.built):
+        by_identity, other = by_identity | changed[PROFILE].isin(moved["moved_id"]), "data"
+    return changed.select(
+        PROFILE,
+        "change",
+        why=ibis.ifelse(by_identity, "identity", other),
+        audience=ibis.literal(audience),
+        partition_key=ibis.literal(built.partition_key),
+        as_of=timestamp_literal(built.as_of),
+        revision=ibis.literal(built.revision),
+        since=timestamp_literal(earlier.built.as_of),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -24,26 +25,28 @@ from cdp_assets.linked_audiences.history import (
     before,
     builds_of,
     drop_old,
+    first_transitions,
     members_before,
     moved_people,
-    record_transitions,
     refuse_dropped,
+    transitions,
 )
-from cdp_assets.linked_audiences.people import People, named_context, named_members
+from cdp_assets.linked_audiences.people import NAME, People, named_context, named_members
 from cdp_assets.linked_audiences.tables import (
     AUDIENCE_CONTEXT,
     AUDIENCE_FUNNELS,
     AUDIENCE_MEMBERS,
+    AUDIENCE_TRANSITIONS,
     PATH_ROWS,
     SCHEMA,
     stored_members,
 )
-from cdp_assets.space.builds import KIND_CURRENT, KIND_HISTORY, record_build
+from cdp_assets.space.builds import KIND_CURRENT, KIND_HISTORY, BuildRecord, record_builds
 from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.space import Space
 from cdp_assets.space.time import Window
 from cdp_assets.unified_profiles.tables import canonical_ids_as_of
-from resources.warehouse import TableRef, Warehouse, naive_utc, timestamp_literal
+from resources.warehouse import Condition, TableRef, Warehouse, naive_utc, timestamp_literal
 
 EXAMPLES = 5
 MAX_ROWS = 150_000_000  # members and their matched entities, Segment's limit of a run
@@ -148,99 +151,161 @@ def entities_of(space: Space, keys: Iterable[str]) -> list[Entity]:
 
 
 @dataclass(frozen=True)
+class Recording:
+    """Transitions to record: of a partition with members ``now``, against those of an earlier one; None: the first, all entered.
+
+    moved: :func:`history.moved_people` between the two.
+    """
+
+    built: Built
+    now: ir.Table
+    earlier: Earlier | None
+    moved: ir.Table | None
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """An audience that is computed and not written: ``members`` and ``context`` are expressions over members that are staged."""
+    """An audience that is computed and not written."""
 
     key: str
     builds: Sequence[Built]
-    members: ir.Table
-    context: ir.Table
     path_rows: Mapping[TableRef, int]
-    changes: _Changes
-    recording: Sequence[tuple[Built, Earlier | None, ir.Table | None]]
+    recording: Sequence[Recording]
     funnel: pa.Table | None
 
 
-def prepare(build: Build, key: str, scratch: ExitStack) -> Prepared:
-    warehouse = build.warehouse
+@dataclass
+class Gathered:
+    """Audiences that are written together, and their rows, in scratch tables until then. People are numbers here.
+
+    Engines write one large table by all their threads, and many small ones one after the other.
+    """
+
+    build: Build
+    members: TableRef
+    context: TableRef
+    scratch: ExitStack
+    prepared: list[Prepared] = field(default_factory=list)
+    rows: int = 0
+
+    def members_of(self, keys: Sequence[str]) -> ir.Table:
+        """(audience, revision, canonical_segment_id, NAME)"""
+        return _of(self.build.warehouse.table(self.members), keys)
+
+    def context_of(self, keys: Sequence[str]) -> ir.Table:
+        """(audience, revision, canonical_segment_id, path, entity_id, parent_entity_id)"""
+        return _of(self.build.warehouse.table(self.context), keys)
+
+
+@contextmanager
+def gathering(build: Build) -> Iterator[Gathered]:
+    """Room for the rows of some audiences. DDL: open it outside a transaction."""
+    mine = {"audience": "string", "revision": "string", PROFILE: "int64"}
+    with ExitStack() as scratch:
+        members = scratch.enter_context(build.warehouse.scratch_table({**mine, NAME: "string"}))
+        entities = dict.fromkeys(("path", "entity_id", "parent_entity_id"), "string")
+        context = scratch.enter_context(build.warehouse.scratch_table({**mine, **entities}))
+        yield Gathered(build, members, context, scratch)
+
+
+def prepare(gathered: Gathered, key: str) -> None:
+    """Compute an audience, to be written with the others."""
+    build, warehouse = gathered.build, gathered.build.warehouse
     builds = builds_of(warehouse, key)
     refuse_dropped(builds, build.as_of, build.space.config.retention_days)
     compiled = build.compiled(key)
-    numbered = scratch.enter_context(warehouse.staged(compiled.members))
-    members = named_members(numbered)
-    earlier = scratch.enter_context(members_before(warehouse, key, builds, build.window.key, build.as_of))
-    return Prepared(
-        key,
-        builds,
-        members,
-        named_context(compiled.context_of(numbered), numbered),
-        _path_rows(build, compiled.tables),
-        _changes(build, key, members, builds),
-        _transitions(build, key, builds, earlier),
-        _funnel(build, key) if build.funnels and _funnel_wanted(build, key) else None,
-    )
+    stamp = {"audience": ibis.literal(key), "revision": ibis.literal(build.revisions[key])}
+    found = warehouse.insert(gathered.members, compiled.members.select(PROFILE, NAME, **stamp))
+    members = gathered.members_of([key]).select(PROFILE, NAME)
+    matched = warehouse.insert(gathered.context, compiled.context_of(members).mutate(**stamp))
+    gathered.rows += (found or 0) + (matched or 0)
+    earlier = gathered.scratch.enter_context(members_before(warehouse, key, builds, build.window.key, build.as_of))
+    paths = _path_rows(build, compiled.tables)
+    funnel = _funnel(build, key) if build.funnels and _funnel_wanted(build, key) else None
+    recording = _recording(build, key, named_members(members), builds, earlier)
+    gathered.prepared.append(Prepared(key, builds, paths, recording, funnel))
 
 
-def write(build: Build, one: Prepared) -> AudienceResult:
-    """Replace what the partition has of the audience. Called within a transaction."""
-    warehouse, key, changes = build.warehouse, one.key, one.changes
-    stamp = {
-        "audience": ibis.literal(key),
-        "partition_key": ibis.literal(build.window.key),
-        "as_of": timestamp_literal(build.as_of),
-        "revision": ibis.literal(build.revisions[key]),
-    }
+def write(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, AudienceResult]:
+    """Replace what the partition has of some of the audiences. Called within a transaction."""
+    build, keys = gathered.build, [one.key for one in some]
+    warehouse, partition = build.warehouse, build.window.key
+    changes = _changes(gathered, some)
+    entities = _entities(gathered, keys)
+    for key in keys:
+        _check_size(changes[key].members + entities.get(key, 0))
+    mine: list[Condition] = [("audience", "in", keys), ("partition_key", "=", partition)]
     for spec in (AUDIENCE_MEMBERS, AUDIENCE_CONTEXT, PATH_ROWS):
-        warehouse.delete(spec.ref, [("audience", "=", key), ("partition_key", "=", build.window.key)])
-    warehouse.insert(AUDIENCE_MEMBERS.ref, one.members.mutate(**stamp))
-    warehouse.insert(AUDIENCE_CONTEXT.ref, one.context.mutate(**stamp))
-    warehouse.append(PATH_ROWS.ref, _path_row_table(build, key, one.path_rows))
-    if one.funnel is not None:
-        warehouse.delete(AUDIENCE_FUNNELS.ref, [("audience", "=", key), ("partition_key", "=", build.window.key)])
-        warehouse.append(AUDIENCE_FUNNELS.ref, one.funnel)
-    entities = _entities(build, key)
-    target = _target(build, key)
-    for partition, since, moved in one.recording:
-        record_transitions(warehouse, build.ids_at(partition.as_of), key, partition, since, moved)
-    dropped = drop_old(warehouse, key, _others(build, one.builds), build.as_of, build.space.config.retention_days)
-    _check_size(changes.members + entities)
-    record_build(
-        warehouse,
-        SCHEMA,
-        asset=key,
-        partition_key=build.window.key,
-        as_of=build.as_of,
-        revision=build.revisions[key],
-        run_id=build.run_id,
-        rows=changes.members,
-        loaded_at=build.loaded_at,
-        kind=build.built(key).kind,
-    )
-    return AudienceResult(
-        changes.members,
-        entities,
-        changes.entered,
-        changes.left,
-        target_entities=target[0] if target else None,
-        target_pairs=target[1] if target else None,
-        dropped=dropped,
-        came=changes.came,
-        went=changes.went,
-        histories=build.histories(key),
-    )
+        warehouse.delete(spec.ref, mine)
+    at = {"partition_key": ibis.literal(partition), "as_of": timestamp_literal(build.as_of)}
+    members = gathered.members_of(keys)
+    warehouse.insert(AUDIENCE_MEMBERS.ref, named_members(members, "audience", "revision").mutate(**at))
+    context = gathered.context_of(keys)
+    warehouse.insert(AUDIENCE_CONTEXT.ref, named_context(context, members, "audience", "revision").mutate(**at))
+    warehouse.append(PATH_ROWS.ref, _path_row_table(build, some))
+    funnels = {one.key: one.funnel for one in some if one.funnel is not None}
+    if funnels:
+        warehouse.delete(AUDIENCE_FUNNELS.ref, [("audience", "in", list(funnels)), ("partition_key", "=", partition)])
+        warehouse.append(AUDIENCE_FUNNELS.ref, pa.concat_tables(funnels.values()))
+    _record_transitions(gathered, some)
+    targets = {key: _target(gathered, key) for key in keys}
+    days = build.space.config.retention_days
+    dropped = {one.key: drop_old(warehouse, one.key, _others(build, one.builds), build.as_of, days) for one in some}
+    records = [BuildRecord(key, build.revisions[key], changes[key].members, build.built(key).kind) for key in keys]
+    record_builds(warehouse, SCHEMA, records, partition, build.as_of, build.run_id, build.loaded_at)
+    return {
+        key: AudienceResult(
+            changes[key].members,
+            entities.get(key, 0),
+            changes[key].entered,
+            changes[key].left,
+            target_entities=target[0] if target else None,
+            target_pairs=target[1] if target else None,
+            dropped=dropped[key],
+            came=changes[key].came,
+            went=changes[key].went,
+            histories=build.histories(key),
+        )
+        for key, target in targets.items()
+    }
 
 
-def _transitions(
-    build: Build, key: str, builds: Sequence[Built], earlier: Earlier | None
-) -> list[tuple[Built, Earlier | None, ir.Table | None]]:
-    """(partition, what it is compared with, who moved between): this partition's, and those of the next, which stands on it."""
+def _of(rows: ir.Table, keys: Sequence[str]) -> ir.Table:
+    return rows.filter(rows["audience"] == keys[0] if len(keys) == 1 else rows["audience"].isin(list(keys)))
+
+
+def _recording(build: Build, key: str, members: ir.Table, builds: Sequence[Built], earlier: Earlier | None) -> list[Recording]:
+    """Transitions of this partition, and of the next, which stands on it."""
     mine = build.built(key)
-    found = [(mine, earlier, build.moved(earlier.built.as_of, mine.as_of) if earlier else None)]
+    found = [Recording(mine, members, earlier, build.moved(earlier.built.as_of, mine.as_of) if earlier else None)]
     later = after(_others(build, builds), mine.as_of)
     if later is not None:
-        members = stored_members(build.warehouse, key, mine.partition_key)
-        found.append((later, Earlier(mine, members), build.moved(mine.as_of, later.as_of)))
+        stored = stored_members(build.warehouse, key, later.partition_key)
+        found.append(Recording(later, stored, Earlier(mine, members), build.moved(mine.as_of, later.as_of)))
     return found
+
+
+def _record_transitions(gathered: Gathered, some: Sequence[Prepared]) -> None:
+    build, warehouse = gathered.build, gathered.build.warehouse
+    replaced: dict[str, list[str]] = {}
+    first: list[str] = []
+    changed: list[ir.Table] = []
+    for one in some:
+        for due in one.recording:
+            replaced.setdefault(due.built.partition_key, []).append(one.key)
+            if due.earlier is None or due.moved is None:
+                first.append(one.key)
+            else:
+                ids = build.ids_at(due.built.as_of)
+                changed.append(transitions(ids, one.key, due.built, due.now, due.earlier, due.moved))
+    for partition, keys in replaced.items():
+        warehouse.delete(AUDIENCE_TRANSITIONS.ref, [("audience", "in", keys), ("partition_key", "=", partition)])
+    if first:
+        entered = first_transitions(named_members(gathered.members_of(first), "audience", "revision"))
+        at = {"partition_key": ibis.literal(build.window.key), "as_of": timestamp_literal(build.as_of)}
+        warehouse.insert(AUDIENCE_TRANSITIONS.ref, entered.mutate(**at))
+    for rows in changed:
+        warehouse.insert(AUDIENCE_TRANSITIONS.ref, rows)
 
 
 def _check_size(rows: int) -> None:
@@ -265,35 +330,58 @@ class _Changes:
     went: tuple[str, ...]
 
 
-def _changes(build: Build, key: str, members: ir.Table, builds: Sequence[Built]) -> _Changes:
-    """The new members against those of the newest earlier build."""
-    warehouse = build.warehouse
-    now = members.select(PROFILE, was=ibis.literal(0), now=ibis.literal(1))
+def _changes(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, _Changes]:
+    """The new members of audiences against those of the newest earlier build of each."""
+    build, warehouse = gathered.build, gathered.build.warehouse
+    now = gathered.members_of([one.key for one in some])
+    now = now.select("audience", **{PROFILE: now[NAME]}, was=ibis.literal(0), now=ibis.literal(1))
     merged = now
-    earlier = _earlier_partition(build, builds)
-    if earlier is not None:
-        old = stored_members(warehouse, key, earlier)
+    former: dict[str, list[str]] = {}
+    for one in some:
+        earlier = _earlier_partition(build, one.builds)
+        if earlier is not None:
+            former.setdefault(earlier, []).append(one.key)
+    if former:
+        stored = warehouse.table(AUDIENCE_MEMBERS.ref)
+        old = stored.filter(ibis.or_(*((stored.partition_key == at) & stored.audience.isin(keys) for at, keys in former.items())))
         ids = build.people.ids
         # A profile that merged since is, for the comparison, who it is part of now.
         then = old.left_join(ids, old[PROFILE] == ids["segment_id"])
         person = ibis.coalesce(then["canonical_segment_id_right"], then["canonical_segment_id"])
-        now = now.union(then.select(**{PROFILE: person}, was=ibis.literal(1), now=ibis.literal(0)))
-        merged = now.group_by(PROFILE).aggregate(was=now["was"].max(), now=now["now"].max())
-    counted = merged.aggregate(
+        now = now.union(then.select("audience", **{PROFILE: person}, was=ibis.literal(1), now=ibis.literal(0)))
+        merged = now.group_by("audience", PROFILE).aggregate(was=now["was"].max(), now=now["now"].max())
+    counted = merged.group_by("audience").aggregate(
         members=merged.count(where=merged["now"] == 1),
         entered=merged.count(where=(merged["now"] == 1) & (merged["was"] == 0)),
         departed=merged.count(where=(merged["now"] == 0) & (merged["was"] == 1)),
     )
-    row = warehouse.rows(counted, 1)[0]
-    some = {}
-    for name, state in (("entered", 1), ("departed", 0)):
-        some[name] = ()
-        if row[name]:
-            chosen = merged.filter((merged["now"] == state) & (merged["was"] == 1 - state)).select(PROFILE).order_by(PROFILE)
-            some[name] = tuple(one[PROFILE] for one in warehouse.rows(chosen, EXAMPLES))
-    return _Changes(
-        int(row["members"] or 0), int(row["entered"] or 0), int(row["departed"] or 0), some["entered"], some["departed"]
-    )
+    rows = {row["audience"]: row for row in warehouse.rows(counted, len(some))}
+    examples = _examples(warehouse, merged.filter(merged["now"] != merged["was"]), rows.values())
+    found = {}
+    for one in some:
+        row = rows.get(one.key, {"members": 0, "entered": 0, "departed": 0})
+        came, went = examples.get((one.key, 1), ()), examples.get((one.key, 0), ())
+        found[one.key] = _Changes(int(row["members"]), int(row["entered"]), int(row["departed"]), tuple(came), tuple(went))
+    return found
+
+
+def _examples(warehouse: Warehouse, changed: ir.Table, counts: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], list[str]]:
+    """A few of those who entered (1) and left (0) each audience."""
+    wanted = [(row["audience"], state) for row in counts for state, name in ((1, "entered"), (0, "departed")) if row[name]]
+    if not wanted:
+        return {}
+    parts = [
+        changed.filter((changed["audience"] == key) & (changed["now"] == state))
+        .select("audience", "now", PROFILE)
+        .order_by(PROFILE)
+        .limit(EXAMPLES)
+        for key, state in wanted
+    ]
+    found: dict[tuple[str, int], list[str]] = {}
+    rows = warehouse.rows(reduce(lambda left, right: left.union(right), parts), EXAMPLES * len(parts))
+    for row in sorted(rows, key=lambda row: row[PROFILE]):
+        found.setdefault((row["audience"], row["now"]), []).append(row[PROFILE])
+    return found
 
 
 def _earlier_partition(build: Build, builds: Sequence[Built]) -> str | None:
@@ -350,40 +438,38 @@ def _path_rows(build: Build, tables: Sequence[TableRef]) -> dict[TableRef, int]:
     return {ref: build.counts[ref] for ref in tables}
 
 
-def _path_row_table(build: Build, key: str, path_rows: Mapping[TableRef, int]) -> pa.Table:
+def _path_row_table(build: Build, some: Sequence[Prepared]) -> pa.Table:
     rows = [
         {
-            "audience": key,
+            "audience": one.key,
             "partition_key": build.window.key,
             "as_of": naive_utc(build.as_of),
-            "revision": build.revisions[key],
+            "revision": build.revisions[one.key],
             "table_name": str(ref),
             "rows": count,
         }
-        for ref, count in path_rows.items()
+        for one in some
+        for ref, count in one.path_rows.items()
     ]
     return pa.Table.from_pylist(rows, PATH_ROWS.schema.to_pyarrow())
 
 
-def _entities(build: Build, key: str) -> int:
-    """Distinct (profile, path, entity). Context is distinct, so that only rows below other rows may have one twice."""
-    context = _context(build, key)
-    below = context.filter(context.parent_entity_id.notnull())
-    top = build.warehouse.count(context.filter(context.parent_entity_id.isnull()))
-    return top + build.warehouse.count(below.select(PROFILE, "path", "entity_id").distinct())
+def _entities(gathered: Gathered, keys: Sequence[str]) -> dict[str, int]:
+    """Distinct (profile, path, entity) of audiences. Context is distinct, so that only rows below other rows may have one twice."""
+    context = gathered.context_of(keys)
+    top = context.filter(context.parent_entity_id.isnull()).select("audience")
+    below = context.filter(context.parent_entity_id.notnull()).select("audience", PROFILE, "path", "entity_id").distinct()
+    both = top.union(below.select("audience"))
+    rows = gathered.build.warehouse.rows(both.group_by("audience").aggregate(rows=both.count()), len(keys))
+    return {row["audience"]: int(row["rows"]) for row in rows}
 
 
-def _target(build: Build, key: str) -> tuple[int, int] | None:
+def _target(gathered: Gathered, key: str) -> tuple[int, int] | None:
     """(distinct entities, distinct entities of each profile) of an audience of entities."""
-    path = build.space.audiences[key].target_entity
+    path = gathered.build.space.audiences[key].target_entity
     if path is None:
         return None
-    matched = _context(build, key)
+    matched = gathered.context_of([key])
     pairs = matched.filter(matched.path == path).select(PROFILE, "entity_id").distinct()
-    row = build.warehouse.rows(pairs.aggregate(entities=pairs.entity_id.nunique(), pairs=pairs.count()), 1)[0]
+    row = gathered.build.warehouse.rows(pairs.aggregate(entities=pairs.entity_id.nunique(), pairs=pairs.count()), 1)[0]
     return int(row["entities"]), int(row["pairs"])
-
-
-def _context(build: Build, key: str) -> ir.Table:
-    context = build.warehouse.table(AUDIENCE_CONTEXT.ref)
-    return context.filter((context.audience == key) & (context.partition_key == build.window.key))

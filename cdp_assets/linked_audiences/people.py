@@ -147,13 +147,13 @@ class People:
         return self._keep(performed.select(PROFILE, "event", "timestamp", message_id=ids, **documents))
 
 
-def named_members(members: ir.Table) -> ir.Table:
-    """(canonical_segment_id) of members among people who are numbered."""
-    return members.select(**{PROFILE: members[NAME]})
+def named_members(members: ir.Table, *others: str) -> ir.Table:
+    """(canonical_segment_id, …) of members among people who are numbered, with ``others`` of their columns."""
+    return members.select(*others, **{PROFILE: members[NAME]})
 
 
-def named_context(context: ir.Table, members: ir.Table) -> ir.Table:
-    """The context of members among people who are numbered, by their ids."""
-    names = members.select(cdp_member=members[PROFILE], cdp_name=members[NAME])
-    joined = context.join(names, context[PROFILE] == names["cdp_member"])
-    return joined.select("path", "entity_id", "parent_entity_id", **{PROFILE: joined["cdp_name"]})
+def named_context(context: ir.Table, members: ir.Table, *others: str) -> ir.Table:
+    """The context of members among people who are numbered, by their ids. ``others``: columns that both have, of one audience each."""
+    names = members.select(*others, PROFILE, NAME)
+    joined = context.join(names, [*others, PROFILE])
+    return joined.select(*others, "path", "entity_id", "parent_entity_id", **{PROFILE: joined[NAME]})

@@ -5,9 +5,11 @@ Later rooms gate themselves on the very materialisations that they consume; this
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +40,16 @@ def builds_spec(schema: str) -> TableSpec:
     )
 
 
+@dataclass(frozen=True)
+class BuildRecord:
+    """What a builds table says of an asset. ``kind``: entity tables read as they are now, or as they were."""
+
+    asset: str
+    revision: str
+    rows: int
+    kind: str = KIND_CURRENT
+
+
 def record_build(
     warehouse: Warehouse,
     schema: str,
@@ -52,25 +64,26 @@ def record_build(
     kind: str = KIND_CURRENT,
 ) -> None:
     """Replace the build record of ``asset`` and ``partition_key``. ``kind``: entity tables read as they are now, or as they were."""
+    record_builds(warehouse, schema, [BuildRecord(asset, revision, rows, kind)], partition_key, as_of, run_id, loaded_at)
+
+
+def record_builds(
+    warehouse: Warehouse,
+    schema: str,
+    builds: Sequence[BuildRecord],
+    partition_key: str,
+    as_of: dt.datetime,
+    run_id: str,
+    loaded_at: dt.datetime,
+) -> None:
+    """Replace the build records of several assets in one partition."""
     spec = builds_spec(schema)
     warehouse.ensure(spec)
+    shared = {"partition_key": partition_key, "as_of": naive_utc(as_of), "run_id": run_id, "loaded_at": naive_utc(loaded_at)}
+    rows = [{**dataclasses.asdict(build), **shared} for build in builds]
     with warehouse.transaction():
-        warehouse.delete(spec.ref, [("asset", "=", asset), ("partition_key", "=", partition_key)])
-        warehouse.append(
-            spec.ref,
-            pa.table(
-                {
-                    "asset": [asset],
-                    "partition_key": [partition_key],
-                    "as_of": [naive_utc(as_of)],
-                    "revision": [revision],
-                    "kind": [kind],
-                    "run_id": [run_id],
-                    "rows": [rows],
-                    "loaded_at": [naive_utc(loaded_at)],
-                }
-            ),
-        )
+        warehouse.delete(spec.ref, [("asset", "in", [build.asset for build in builds]), ("partition_key", "=", partition_key)])
+        warehouse.append(spec.ref, pa.Table.from_pylist(rows, schema=spec.schema.to_pyarrow()))
 
 
 def revisions_spec(schema: str) -> TableSpec:

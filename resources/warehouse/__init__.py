@@ -447,22 +447,28 @@ class Warehouse(ABC):
         return number
 
     @contextlib.contextmanager
-    def scratch(self, rows: pa.Table) -> Iterator[ir.Table]:
-        """Arrow rows as a scratch table to join with, dropped at the end. DDL: open it outside a transaction."""
+    def scratch_table(self, columns: Mapping[str, str]) -> Iterator[TableRef]:
+        """An empty scratch table to write into, dropped at the end. DDL: open it outside a transaction."""
         number = self._free_number()
         ref = self.scratch_ref(f"s{number}")
-        kinds = {
-            name: "timestamp" if dtype.is_timestamp() else str(dtype)
-            for name, dtype in ibis.Schema.from_pyarrow(rows.schema).items()
-        }
-        self._create_empty(TableSpec(ref, kinds, "Rows to join with.", subject=None), "CREATE OR REPLACE TABLE")
+        self._create_empty(TableSpec(ref, columns, "Rows to work with.", subject=None), "CREATE OR REPLACE TABLE")
         try:
-            self.append(ref, rows)
-            yield self.table(ref)
+            yield ref
         finally:
             self._scratch.discard(number)
             with contextlib.suppress(WarehouseError):
                 self.drop(ref)
+
+    @contextlib.contextmanager
+    def scratch(self, rows: pa.Table) -> Iterator[ir.Table]:
+        """Arrow rows as a scratch table to join with, dropped at the end. DDL: open it outside a transaction."""
+        kinds = {
+            name: "timestamp" if dtype.is_timestamp() else str(dtype)
+            for name, dtype in ibis.Schema.from_pyarrow(rows.schema).items()
+        }
+        with self.scratch_table(kinds) as ref:
+            self.append(ref, rows)
+            yield self.table(ref)
 
     # -- reads -------------------------------------------------------------------------------------------------
 
