@@ -41,8 +41,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class _Section:
-    """One part of the union: its rows, and for each of its columns the name under which messages know it."""
+class Section:
+    """Rows with a column for each of what messages say of them: under its own name here, and the one under which messages know it."""
 
     rows: ir.Table
     columns: Mapping[str, str]
@@ -70,23 +70,29 @@ def candidates(
     window_key: str,
     consent_as_of_instant: dt.datetime,
     suppressed: ir.Table | None,
+    among: ir.Table | None = None,
 ) -> Iterator[Candidate]:
-    """The members of the audience's partition, by canonical id. Raises PayloadError for columns that do not exist."""
+    """The members of the audience's partition, by canonical id. ``among``: a table of the canonical ids to look at; None: all.
+
+    Raises PayloadError for columns that do not exist.
+    """
     nodes = condition_nodes(space, activation)
-    members = _member_section(warehouse, space, activation, as_of, window_key, consent_as_of_instant, suppressed)
+    members = member_section(warehouse, space, activation, as_of, window_key, consent_as_of_instant, suppressed)
     sections = [members, *(_node_section(warehouse, activation, node, window_key) for node in nodes.values())]
+    if among is not None:
+        sections = [Section(section.rows.semi_join(among, KEY), section.columns) for section in sections]
     return _grouped(warehouse, _union(sections), sections, list(nodes), space, activation)
 
 
 # -- the sections ------------------------------------------------------------------------------------------------------
 
 
-def _partition(warehouse: Warehouse, ref: TableRef, activation: Activation, window_key: str) -> ir.Table:
+def partition_of(warehouse: Warehouse, ref: TableRef, activation: Activation, window_key: str) -> ir.Table:
     table = warehouse.table(ref)
     return table.filter((table.audience == activation.audience) & (table.partition_key == window_key))
 
 
-def _member_section(
+def member_section(
     warehouse: Warehouse,
     space: Space,
     activation: Activation,
@@ -94,8 +100,8 @@ def _member_section(
     window_key: str,
     consent_as_of_instant: dt.datetime,
     suppressed: ir.Table | None,
-) -> _Section:
-    members = _partition(warehouse, AUDIENCE_MEMBERS.ref, activation, window_key).select(KEY).distinct()
+) -> Section:
+    members = partition_of(warehouse, AUDIENCE_MEMBERS.ref, activation, window_key).select(KEY).distinct()
     kinds = ["user_id", "anonymous_id", "email"]
     kinds += [activation.identifier] if activation.identifier not in kinds else []
     identifiers = {f"i{n}": kind for n, kind in enumerate(kinds)}
@@ -118,14 +124,28 @@ def _member_section(
         part = part.rename(_right=KEY)
         rows = rows.left_join(part, [(KEY, "_right")]).drop("_right")
     columns = {**identifiers, **said, **texts, **numbers, "consents": "consents", "suppressed": "suppressed"}
-    return _Section(rows.mutate(entity_id=ibis.literal(""), parent_id=ibis.literal("")), columns)
+    return Section(rows.mutate(entity_id=ibis.literal(""), parent_id=ibis.literal("")), columns)
 
 
-def _node_section(warehouse: Warehouse, activation: Activation, node: Node, window_key: str) -> _Section:
-    matched = _partition(warehouse, AUDIENCE_CONTEXT.ref, activation, window_key)
-    matched = matched.filter(matched.path == node.path).select(
+def _node_section(warehouse: Warehouse, activation: Activation, node: Node, window_key: str) -> Section:
+    matched = matched_rows(warehouse, activation, node.path, window_key)
+    values = entity_values(warehouse, activation, node)
+    return Section(matched.left_join(values.rows, [("entity_id", "_key")]).drop("_key"), values.columns)
+
+
+def matched_rows(warehouse: Warehouse, activation: Activation, path: str, window_key: str) -> ir.Table:
+    """(canonical_segment_id, entity_id, parent_id) of the rows of a node in the audience's context; parent_id is '' below the profile."""
+    matched = partition_of(warehouse, AUDIENCE_CONTEXT.ref, activation, window_key)
+    return matched.filter(matched.path == path).select(
         KEY, matched.entity_id, parent_id=ibis.coalesce(matched.parent_entity_id, "")
     )
+
+
+def entity_values(warehouse: Warehouse, activation: Activation, node: Node) -> Section:
+    """What messages say of a node's rows, by ``_key``, their primary key as text: that, and the columns of the personalization.
+
+    Of rows with one key the first stands. Raises PayloadError for a table or a column that does not exist.
+    """
     reference = TableRef.parse(node.entity.table_ref)
     try:
         entity = warehouse.table(reference)
@@ -139,14 +159,18 @@ def _node_section(warehouse: Warehouse, activation: Activation, node: Node, wind
     for name in columns.values():
         if name.lower() not in entity.columns:
             raise PayloadError(f"activation {activation.key}: table {reference} has no column {name}")
-    values = entity.select(
-        _key=entity[node.entity.primary_key.lower()].cast("string"), **{c: entity[n.lower()] for c, n in columns.items()}
-    )
-    joined = matched.left_join(values, [("entity_id", "_key")]).drop("_key")
-    return _Section(joined, columns)
+    key = entity[node.entity.primary_key.lower()]
+    values = entity.select(_key=key.cast("string"), **{c: entity[n.lower()] for c, n in columns.items()})
+    counted = warehouse.rows(entity.aggregate(keys=key.count(), different=key.nunique()), 1)[0]
+    if counted["keys"] != counted["different"]:
+        ranked = values.mutate(
+            _rank=ibis.row_number().over(group_by="_key", order_by=[values[c].cast("string") for c in columns])
+        )
+        values = ranked.filter(ranked["_rank"] == 0).drop("_rank")
+    return Section(values, columns)
 
 
-def _union(sections: Sequence[_Section]) -> ir.Table:
+def _union(sections: Sequence[Section]) -> ir.Table:
     """All sections under one set of columns: those of section i get the prefix ``si_``, the others NULL there."""
     types: dict[str, ibis_types.DataType] = {}
     for number, section in enumerate(sections):
@@ -171,7 +195,7 @@ def _union(sections: Sequence[_Section]) -> ir.Table:
 
 
 def _grouped(
-    warehouse: Warehouse, rows: ir.Table, sections: Sequence[_Section], paths: list[str], space: Space, activation: Activation
+    warehouse: Warehouse, rows: ir.Table, sections: Sequence[Section], paths: list[str], space: Space, activation: Activation
 ) -> Iterator[Candidate]:
     stream = (row for batch in warehouse.batches(rows, BATCH_ROWS) for row in batch.to_pylist())
     for member_id, group in itertools.groupby(stream, key=lambda row: row["member"]):
@@ -184,7 +208,7 @@ def _grouped(
         for row in group:  # noqa: B031 - the first row was taken from the same group
             place = (row["section"], row["entity_id"], row["parent_id"])
             if row["section"] == 0 or place in seen:
-                continue  # an entity table with duplicate keys: the first row stands
+                continue  # a row that the context has twice
             seen.add(place)
             context.setdefault(paths[row["section"] - 1], []).append(_entity_row(row, sections[row["section"]]))
         yield Candidate(
@@ -199,7 +223,7 @@ def _grouped(
         )
 
 
-def _entity_row(row: Mapping[str, Any], section: _Section) -> EntityRow:
+def _entity_row(row: Mapping[str, Any], section: Section) -> EntityRow:
     number = row["section"]
     values = {name: plain(row[f"s{number}_{column}"]) for column, name in section.columns.items()}
     key = section.columns["n0"]
@@ -208,7 +232,7 @@ def _entity_row(row: Mapping[str, Any], section: _Section) -> EntityRow:
     return EntityRow(row["entity_id"], row["parent_id"], values)
 
 
-def _traits(row: Mapping[str, Any], section: _Section, space: Space, activation: Activation) -> dict[str, Any]:
+def _traits(row: Mapping[str, Any], section: Section, space: Space, activation: Activation) -> dict[str, Any]:
     """The personalised traits that the member has, in the order of the configuration; a computed one wins over an identify call's."""
     found: dict[str, Any] = {}
     for prefix in ("t", "c", "d"):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from json.encoder import encode_basestring
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 import pyarrow as pa
@@ -59,7 +59,7 @@ def fields_of(mapping: Mapping[str, Any], columns: Sequence[str], destination: s
     places: dict[str, int] = {}
     constants: dict[str, Any] = {}
     for name, value in mapping.items():
-        path = _path_of(value)
+        path = path_of(value)
         if path is not None and len(path) == 2 and path[0] == "properties" and path[1] in columns:
             places[name] = columns.index(path[1])
         elif _same_everywhere(value, path):
@@ -82,7 +82,7 @@ def _same_everywhere(value: Any, path: tuple[str, ...] | None) -> bool:
     return reads(value) == frozenset() and "@liquid" not in str(value)
 
 
-def _path_of(value: Any) -> tuple[str, ...] | None:
+def path_of(value: Any) -> tuple[str, ...] | None:
     if isinstance(value, dict) and list(value) == ["@path"] and isinstance(value["@path"], str):
         return segments(without_root(value["@path"]))
     return None
@@ -105,14 +105,16 @@ class BatchMapper:
         if self._around + sum(map(_widest, arrays)) > MAX_MESSAGE_BYTES:
             return None
         rows = len(batch)
-        read = {place: _values(arrays[place]) for place in set(self.fields.columns.values())}
+        read = {place: values_of(arrays[place]) for place in set(self.fields.columns.values())}
         values = {name: read[place] for name, place in self.fields.columns.items()}
         values |= {name: [value] * rows for name, value in self.fields.constants.items()}
         names = sorted(values)
         key_values = values.get(self.target.key_field, [None] * rows)
-        keys = [value if type(value) is str and value else _key(value) for value in key_values]
+        keys = [value if type(value) is str and value else key_text(value) for value in key_values]
         verdicts, details = self._refused(batch), [""] * rows
-        for place in self._doubtful(values, arrays, rows):
+        looks = {name: column for name, column in self.fields.columns.items() if pa.types.is_string(arrays[column].type)}
+        doubted = doubtful(self.target.fields, values, {name: longest(arrays[place]) for name, place in looks.items()}, rows)
+        for place in doubted:
             if not verdicts[place] and keys[place] is not None:
                 problems = field_problems({name: values[name][place] for name in names}, self.target.fields)
                 verdicts[place], details[place] = ("invalid", "; ".join(problems)) if problems else ("", "")
@@ -122,15 +124,15 @@ class BatchMapper:
                     (OK, "") if key is not None else ("no_identifier", f"{self.target.key_field} is empty")
                 )
         try:
-            texts_of = {place: _written(arrays[place], found) for place, found in read.items()}
+            texts_of = {place: written_of(arrays[place], found) for place, found in read.items()}
         except TypeError:
             return None
-        written: dict[str, list[str] | str] = {name: _json(value) for name, value in self.fields.constants.items()}
+        written: dict[str, list[str] | str] = {name: as_json(value) for name, value in self.fields.constants.items()}
         written |= {name: texts_of[place] for name, place in self.fields.columns.items()}
-        objects = _objects(written, rows) if names else [None] * rows
+        mapped_rows = objects(written, rows) if names else [None] * rows
         flag = {self.target.flag_field: "false"} if self.target.flag_field else {}
-        retracts = _objects({self.target.key_field: written.get(self.target.key_field, "null"), **flag}, rows)
-        texts = [None if verdict in CONTENT_FREE else mapped for mapped, verdict in zip(objects, verdicts, strict=True)]
+        retracts = objects({self.target.key_field: written.get(self.target.key_field, "null"), **flag}, rows)
+        texts = [None if verdict in CONTENT_FREE else mapped for mapped, verdict in zip(mapped_rows, verdicts, strict=True)]
         made: dict[str, list[Any]] = {
             "destination_key": keys,
             "payload": texts,
@@ -146,10 +148,10 @@ class BatchMapper:
         subject = self.activation.consent.subject
         if not isinstance(subject, ColumnSubject):
             return [None if mapped is None else "{}" for mapped in texts]
-        said = _values(arrays[self._columns.index(subject.column)])
+        said = values_of(arrays[self._columns.index(subject.column)])
         found = zip(texts, batch.column("subject").to_pylist(), said, strict=True)
         return [
-            None if mapped is None else _json({subject.identifier_type: text(value)} if person is not None else {})
+            None if mapped is None else as_json({subject.identifier_type: text(value)} if person is not None else {})
             for mapped, person, value in found
         ]
 
@@ -163,27 +165,30 @@ class BatchMapper:
             for subject, suppressed, consents in rows
         ]
 
-    def _doubtful(self, values: Mapping[str, list[Any]], arrays: Sequence[pa.Array], rows: int) -> Iterable[int]:
-        """The rows of which a field may not be what the object takes: those need a look."""
-        rules = self.target.fields
-        if rules is None:
-            return ()
-        if any(rule.required and name not in values for name, rule in rules.items()):
-            return range(rows)
-        found: set[int] = set()
-        for name, column in values.items():
-            rule = rules.get(name)
-            if rule is None:
-                if "*" not in rules:
-                    return range(rows)
-                continue
-            array = arrays[self.fields.columns[name]] if name in self.fields.columns else None
-            most = rule.max_length
-            textual = array is not None and pa.types.is_string(array.type)
-            short = most is None or (textual and _longest(array) <= most)
-            if rule.required or not short or not (rule.kind == "any" or (rule.kind == "string" and textual)):
-                found |= {place for place, value in enumerate(column) if not _surely_fits(value, rule)}
-        return sorted(found)
+
+def doubtful(
+    rules: Mapping[str, FieldRule] | None, values: Mapping[str, Sequence[Any]], textual: Mapping[str, int], rows: int
+) -> Iterable[int]:
+    """The rows of which a field may not be what the object takes: those need a look.
+
+    ``values``: of each field in every row, None where it has none. ``textual``: fields whose values are all texts, and the bytes of the
+    longest.
+    """
+    if rules is None:
+        return ()
+    if any(rule.required and name not in values for name, rule in rules.items()):
+        return range(rows)
+    found: set[int] = set()
+    for name, column in values.items():
+        rule = rules.get(name)
+        if rule is None:
+            if "*" not in rules:
+                return range(rows)
+            continue
+        short = rule.max_length is None or textual.get(name, rule.max_length + 1) <= rule.max_length
+        if rule.required or not short or not (rule.kind == "any" or (rule.kind == "string" and name in textual)):
+            found |= {place for place, value in enumerate(column) if not _surely_fits(value, rule)}
+    return sorted(found)
 
 
 def _surely_fits(value: Any, rule: FieldRule) -> bool:
@@ -193,7 +198,7 @@ def _surely_fits(value: Any, rule: FieldRule) -> bool:
     return fits(rule.kind, value) and (most is None or not isinstance(value, str) or len(value) <= most)
 
 
-def _written(array: pa.Array, values: list[Any]) -> list[str]:
+def written_of(array: pa.Array, values: list[Any]) -> list[str]:
     """Each value as JSON, as ``canonical_json`` writes it. ``values``: of :func:`_values`. Raises TypeError for a number beyond 64 bits."""
     kind = array.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
@@ -201,22 +206,30 @@ def _written(array: pa.Array, values: list[Any]) -> list[str]:
     return ["null" if value is None else encode_basestring(value) for value in values]
 
 
-def _objects(fields: Mapping[str, list[str] | str], rows: int) -> list[str]:
-    """Canonical JSON objects of written columns, and of written values that are the same in every row."""
+def objects(fields: Mapping[str, Sequence[str | None] | str], rows: int) -> list[str]:
+    """Canonical JSON objects of written columns, and of written values that are the same in every row. None: a row lacks the field."""
     pieces: list[Iterable[str]] = []
     before = "{"
+    # Where a field may be missing, each brings its comma, and the last one of a row is taken off again.
+    loose = any(not isinstance(column, str) and None in column for column in fields.values())
     for number, name in enumerate(sorted(fields)):
         column = fields[name]
-        before += ("," if number else "") + _json(name) + ":"
+        label = as_json(name) + ":"
+        if not loose and number:
+            before += ","
         if isinstance(column, str):
-            before += column
-        else:
-            pieces += [repeat(before), column]
+            before += label + column + ("," if loose else "")
+        elif loose:
+            pieces += [repeat(before), [f"{label}{value}," if value is not None else "" for value in column]]
             before = ""
-    return list(map("".join, zip(*pieces, repeat(before + "}", rows), strict=False)))
+        else:
+            pieces += [repeat(before + label), cast("Sequence[str]", column)]
+            before = ""
+    joined = map("".join, zip(*pieces, repeat(before + ("" if loose else "}"), rows), strict=False))
+    return [f"{found[:-1] if found[-1] == ',' else found}}}" for found in joined] if loose else list(joined)
 
 
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
     return canonical_json(value).decode()
 
 
@@ -225,11 +238,11 @@ def _table(batch: pa.RecordBatch, made: Mapping[str, list[Any]]) -> pa.Table:
     return pa.table({"row_key": batch.column("row_key"), "canonical_segment_id": batch.column("subject"), **found})
 
 
-def _key(value: Any) -> str | None:
+def key_text(value: Any) -> str | None:
     return None if value is None or value == "" else text(value)
 
 
-def _values(array: pa.Array) -> list[Any]:
+def values_of(array: pa.Array) -> list[Any]:
     """The values as a message says them: what ``plain`` makes of each."""
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
@@ -251,7 +264,7 @@ def _values(array: pa.Array) -> list[Any]:
     return [plain(value) for value in values]
 
 
-def _longest(array: pa.Array) -> int:
+def longest(array: pa.Array) -> int:
     """Bytes of the longest text."""
     return pc.max(pc.binary_length(array)).as_py() or 0
 
@@ -259,6 +272,6 @@ def _longest(array: pa.Array) -> int:
 def _widest(array: pa.Array) -> int:
     """The most bytes that a value of the array takes as JSON; beyond any limit for values that hold others."""
     if pa.types.is_string(array.type):
-        return _ESCAPED * _longest(array) + 2
+        return _ESCAPED * longest(array) + 2
     known = (size for kind, size in _WIDEST.items() if getattr(pa.types, f"is_{kind}")(array.type))
     return next(known, MAX_MESSAGE_BYTES)

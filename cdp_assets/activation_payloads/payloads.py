@@ -9,16 +9,18 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict
 
 import ibis
+import ibis.expr.types as ir
 import orjson
 import pyarrow as pa
 
-from cdp_assets.activation_payloads.audience_rows import candidates
+from cdp_assets.activation_payloads.audience_columns import AudienceColumns, AudienceMapper, audience_columns
+from cdp_assets.activation_payloads.audience_rows import KEY, candidates
 from cdp_assets.activation_payloads.column_mapping import BatchMapper, MappedBatch, fields_of
 from cdp_assets.activation_payloads.event_rows import event_units
 from cdp_assets.activation_payloads.model_rows import ModelRows, model_rows, table_rows, tables_of
@@ -66,6 +68,15 @@ class PayloadsResult:
     problems: list[str]
 
 
+class _Asked(TypedDict):
+    """What all reading of an audience's members asks for."""
+
+    as_of: dt.datetime
+    window_key: str
+    consent_as_of_instant: dt.datetime
+    suppressed: ir.Table | None
+
+
 def build_payloads(
     warehouse: Warehouse,
     space: Space,
@@ -93,17 +104,21 @@ def build_payloads(
         if window_key is None:
             raise PayloadError(f"activation {activation_key}: an audience's payloads need its partition")
         source = _audience_source(warehouse, activation, window_key)
-        found = candidates(
-            warehouse,
-            space,
-            activation,
-            as_of=as_of,
-            window_key=window_key,
-            consent_as_of_instant=instant,
-            suppressed=suppressed,
-        )
+        asked: _Asked = {
+            "as_of": as_of,
+            "window_key": window_key,
+            "consent_as_of_instant": instant,
+            "suppressed": suppressed,
+        }
         writer = _Writer(warehouse, space, activation, target, as_of, definition_revision)
-        writer.write(audience_units(space, activation, found))
+        with audience_columns(warehouse, space, activation, **asked) as columns:
+            if columns is None:
+                writer.write(audience_units(space, activation, candidates(warehouse, space, activation, **asked)))
+            else:
+                writer.write_members(
+                    columns,
+                    lambda some: audience_units(space, activation, candidates(warehouse, space, activation, **asked, among=some)),
+                )
         writer.swap(source, run_id, loaded_at)
         return writer.result()
     if activation.events is not None:
@@ -220,6 +235,26 @@ class _Writer:
             else:
                 self.warehouse.append(self.scratch, mapped.rows)
                 self._count(mapped)
+
+    def write_members(self, columns: AudienceColumns, each: Callable[[ir.Table], Iterator[Unit]]) -> None:
+        """All units of an audience: by column, and one at a time those of which only a look at the message tells. ``each``: the units of
+        the canonical ids of a table."""
+        self._begin()
+        mapper = AudienceMapper(self.activation, self.target, columns)
+        people, units = set[str](), set[str]()
+        for batch in columns.batches:
+            mapped = mapper.map(batch)
+            if mapped is None:
+                people.update(batch.column(KEY).to_pylist())
+                units.update(mapper.units_of(batch))
+            else:
+                self.warehouse.append(self.scratch, mapped.rows)
+                self._count(mapped)
+        if people:
+            with self.warehouse.scratch(pa.table({KEY: sorted(people)})) as some:
+                self._append(unit for unit in each(some) if unit.unit in units)
+        if columns.large is not None:
+            self._append(each(columns.large))
 
     def _begin(self) -> None:
         self.warehouse.drop(self.scratch)

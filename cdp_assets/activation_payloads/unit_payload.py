@@ -71,9 +71,8 @@ def audience_units(space: Space, activation: Activation, found: Iterable[Candida
         pairs = list(dict.fromkeys(row.entity_id for row in member.context.get(path, ()))) if path else [None]
         for entity_id in pairs:
             message = messages.message(member, entity_id)
-            unit = member.canonical_segment_id if entity_id is None else f"{member.canonical_segment_id}|{path}|{entity_id}"
             yield Unit(
-                unit,
+                unit_of(member.canonical_segment_id, path, entity_id),
                 message,
                 messages.exit_of(message),
                 refused,
@@ -82,6 +81,11 @@ def audience_units(space: Space, activation: Activation, found: Iterable[Candida
                 entity_id=entity_id,
                 identifiers=member.identifiers,
             )
+
+
+def unit_of(person: str, path: str | None, entity_id: str | None) -> str:
+    """The unit of a member, or of a member's entity at a path."""
+    return person if entity_id is None else f"{person}|{path}|{entity_id}"
 
 
 def row_unit(activation: Activation, row: ModelRow) -> Unit:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from activation_payloads_world import AS_OF, WINDOW, World, activation
 
+from cdp_assets.activation_payloads import audience_columns, payloads
 from cdp_assets.activation_payloads.payloads import PayloadError
 from cdp_assets.activation_payloads.tables import BUILDS, MESSAGE_ID_TOKEN, PAYLOAD_BUILDS, PAYLOADS, TIMESTAMP_TOKEN
 from cdp_assets.raw_events.suppression import suppress
@@ -305,29 +306,34 @@ def test_a_build_says_which_materialisation_it_read(world: World) -> None:
     assert (own["asset"], own["rows"], own["revision"]) == ("notify", 1, "def-1")
 
 
-def test_a_build_that_fails_halfway_leaves_the_old_content(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cdp_assets.activation_payloads import payloads
-
+@pytest.mark.parametrize("by_column", [True, False], ids=["by column", "one by one"])
+def test_a_build_that_fails_halfway_leaves_the_old_content(
+    world: World, monkeypatch: pytest.MonkeyPatch, by_column: bool
+) -> None:
+    # A template has each message looked at.
+    wanted = activation() if by_column else activation(mapping={"email": {"@template": "{{context.traits.email}}"}})
+    step = (payloads.AudienceMapper, "map") if by_column else (payloads._Writer, "_row")
     two_cards(world)
     world.profile("p2", email="bo@example.com")
-    world.build(activation())
+    world.build(wanted)
     before = everything(world)
     world.member("p2")
     monkeypatch.setattr(payloads, "WRITE_ROWS", 1)
-    real, calls = payloads._Writer._row, []
+    monkeypatch.setattr(audience_columns, "BATCH_ROWS", 1)
+    real, calls = getattr(*step), []
 
-    def fail_at_second(self: Any, unit: Any) -> dict[str, Any]:
-        calls.append(unit)
+    def fail_at_second(self: Any, what: Any) -> Any:
+        calls.append(what)
         if len(calls) == 2:
             raise RuntimeError("killed")
-        return real(self, unit)
+        return real(self, what)
 
-    monkeypatch.setattr(payloads._Writer, "_row", fail_at_second)
+    monkeypatch.setattr(*step, fail_at_second)
     with pytest.raises(RuntimeError, match="killed"):
-        world.build(activation())
+        world.build(wanted)
     assert everything(world) == before
-    monkeypatch.setattr(payloads._Writer, "_row", real)
-    assert world.build(activation()).units == 2
+    monkeypatch.setattr(*step, real)
+    assert world.build(wanted).units == 2
 
 
 def test_only_the_given_partition_and_activation_are_touched(world: World) -> None:
