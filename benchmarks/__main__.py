@@ -14,7 +14,17 @@ from rich.markdown import Markdown
 from benchmarks.figures import section, write_section
 
 # Modules of this package with TITLE, TEXT and run(scale, folder) -> list[Figure].
-NAMES: tuple[str, ...] = ("landing", "protocols", "identity", "traits", "audiences", "mapping", "delivery", "memory")
+NAMES: tuple[str, ...] = (
+    "landing",
+    "protocols",
+    "identity",
+    "traits",
+    "audiences",
+    "mapping",
+    "audience_mapping",
+    "delivery",
+    "memory",
+)
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 

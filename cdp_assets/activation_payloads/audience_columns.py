@@ -88,13 +88,16 @@ def audience_columns(
         yield None
         return
     matched = {path: matched_rows(warehouse, activation, path, window_key) for path in nodes}
-    bound = _bound(space, activation, members, entities, nodes, matched)
-    if bound is None:
+    own, widths = _own_width(space, activation, members, nodes), _widths(space, activation, entities, nodes, matched)
+    if own is None or (nodes and widths is None):
         yield None
         return
-    rows = _joined(activation, members.rows.drop("entity_id", "parent_id"), fields, entities, nodes, matched)
-    widths = bound.rename(cdp_of=KEY)
-    rows = rows.left_join(widths, rows[KEY] == widths["cdp_of"]).drop("cdp_of")
+    units = members.rows.mutate(**{_BOUND: own}).drop("entity_id", "parent_id")
+    rows = _joined(activation, units, fields, entities, nodes, matched)
+    if widths is not None:
+        widths = widths.select(cdp_of=KEY, cdp_width="width")
+        rows = rows.left_join(widths, rows[KEY] == widths["cdp_of"]).drop("cdp_of")
+        rows = rows.mutate(**{_BOUND: rows[_BOUND] + ibis.coalesce(rows["cdp_width"], 0)})
     identifiers = {column: kind for column, kind in members.columns.items() if column[0] == "i"}
     wanted = {*identifiers, *(column for source in fields.sources.values() for column in source.columns())}
     keep = [KEY, "unit_entity", "consents", "suppressed", _BOUND, *sorted(wanted)]
@@ -148,24 +151,27 @@ def _joined(
 # -- how large a message may be ----------------------------------------------------------------------------------------------
 
 
-def _bound(
-    space: Space,
-    activation: Activation,
-    members: Section,
-    entities: Mapping[str, Section],
-    nodes: Mapping[str, Node],
-    matched: Mapping[str, ir.Table],
-) -> ir.Table | None:
-    """(canonical_segment_id, cdp_bound): bytes that a member's messages do not exceed; None where nothing limits a value."""
+def _own_width(space: Space, activation: Activation, members: Section, nodes: Mapping[str, Node]) -> ir.IntegerValue | None:
+    """Bytes that a member's messages do not exceed without their entities; None where nothing limits a value."""
     messages = AudienceMessages(space, activation, nodes)
     said = {name: "" for column, name in members.columns.items() if column[0] != "i" and column[1:].isdigit()}
     known = {kind: "" for column, kind in members.columns.items() if column[0] == "i"}
     top = {path: (EntityRow("", "", {}),) for path, node in nodes.items() if node.parent is None}
     around = len(canonical_json(messages.message(Member("", known, said, top)))) + len(activation.event_name or "") * _ESCAPED
     own = _sum_of_widths(members.rows[column] for column in members.columns if column[1:].isdigit())
-    if own is None:
-        return None
-    parts = [members.rows.select(KEY, width=own + ibis.literal(around, "int64"))]
+    return None if own is None else own + ibis.literal(around, "int64")
+
+
+def _widths(
+    space: Space,
+    activation: Activation,
+    entities: Mapping[str, Section],
+    nodes: Mapping[str, Node],
+    matched: Mapping[str, ir.Table],
+) -> ir.Table | None:
+    """(canonical_segment_id, width): bytes that what a member's messages say of entities does not exceed; None where nothing limits it."""
+    messages = AudienceMessages(space, activation, nodes)
+    parts = []
     for path, node in nodes.items():
         rows = matched[path]
         slug = node.relationship.slug
@@ -188,8 +194,10 @@ def _bound(
         else:
             per = rows.select(KEY, width=width)
         parts.append(_repeated(per, node, nodes, matched))
+    if not parts:
+        return None
     every = reduce(lambda left, right: left.union(right), [part.select(KEY, width=part["width"].cast("int64")) for part in parts])
-    return every.group_by(KEY).agg(**{_BOUND: every["width"].sum().cast("int64")})
+    return every.group_by(KEY).agg(width=every["width"].sum().cast("int64"))
 
 
 def _repeated(rows: ir.Table, node: Node, nodes: Mapping[str, Node], matched: Mapping[str, ir.Table]) -> ir.Table:
@@ -244,10 +252,12 @@ class AudienceMapper:
         """The batch's rows, or None where a whole number is beyond 64 bits: such a row is written in another way."""
         rows = len(batch)
         try:
-            read = {name: _read(batch, source) for name, source in self.fields.sources.items()}
-            known = {kind: _read(batch, Source(column)) for column, kind in self.identifiers.items()}
+            sources = {*self.fields.sources.values(), *map(Source, self.identifiers)}
+            found = {source: _read(batch, source) for source in sources}
         except TypeError:
             return None
+        read = {name: found[source] for name, source in self.fields.sources.items()}
+        known = {kind: found[Source(column)] for column, kind in self.identifiers.items()}
         values: dict[str, list[Any]] = {name: column.values for name, column in read.items()}
         values |= {name: [value] * rows for name, value in self.fields.constants.items()}
         key_field = self.target.key_field

@@ -210,21 +210,24 @@ def objects(fields: Mapping[str, Sequence[str | None] | str], rows: int) -> list
     """Canonical JSON objects of written columns, and of written values that are the same in every row. None: a row lacks the field."""
     pieces: list[Iterable[str]] = []
     before = "{"
+    missing = {name: 0 if isinstance(column, str) else column.count(None) for name, column in fields.items()}
+    said = [name for name in sorted(fields) if not rows or missing[name] < rows]
     # Where a field may be missing, each brings its comma, and the last one of a row is taken off again.
-    loose = any(not isinstance(column, str) and None in column for column in fields.values())
-    for number, name in enumerate(sorted(fields)):
+    loose = any(missing[name] for name in said)
+    for number, name in enumerate(said):
         column = fields[name]
         label = as_json(name) + ":"
         if not loose and number:
             before += ","
+        after = "," if loose else ""
         if isinstance(column, str):
-            before += label + column + ("," if loose else "")
-        elif loose:
+            before += label + column + after
+        elif missing[name]:
             pieces += [repeat(before), [f"{label}{value}," if value is not None else "" for value in column]]
             before = ""
         else:
             pieces += [repeat(before + label), cast("Sequence[str]", column)]
-            before = ""
+            before = after
     joined = map("".join, zip(*pieces, repeat(before + ("" if loose else "}"), rows), strict=False))
     return [f"{found[:-1] if found[-1] == ',' else found}}}" for found in joined] if loose else list(joined)
 
@@ -247,6 +250,8 @@ def values_of(array: pa.Array) -> list[Any]:
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return array.to_pylist()
+    if pa.types.is_date32(kind):
+        return array.cast(pa.string()).to_pylist()
     if kind == pa.timestamp("us"):
         seconds = array.cast(pa.timestamp("s"), safe=False)
         whole = pc.equal(seconds.cast(kind), array)

@@ -15,6 +15,7 @@ from cdp_assets.computed_traits.tables import TRAIT_VALUES
 from cdp_assets.space.space import Space
 from cdp_assets.unified_profiles.tables import canonical_ids_as_of, consent_as_of, identifiers_as_of, traits_as_of
 from resources.warehouse import Warehouse
+from resources.warehouse import functions as fn
 
 # Consent is read as of the latest accepted event, whatever the payloads' own as_of.
 LATEST = dt.datetime(9999, 12, 31, tzinfo=dt.UTC)
@@ -26,9 +27,13 @@ def last_identifiers(warehouse: Warehouse, space: Space, as_of: dt.datetime, typ
     """The last seen value of each type: one row per profile with any, one text column per entry of ``types`` (column -> type)."""
     known = identifiers_as_of(warehouse, space.graph, as_of)
     known = known.filter(known.type.isin(sorted(set(types.values()))))
-    order = [ibis.desc(known.seq), known.value]
-    ranked = known.mutate(_rank=ibis.row_number().over(group_by=[KEY, "type"], order_by=order))
-    last = ranked.filter(ranked["_rank"] == 0)
+    if space.graph.external:
+        # Rows of tables of the company's own may be of one instant, which is then all that orders them.
+        order = [ibis.desc(known.seq), known.value]
+        ranked = known.mutate(_rank=ibis.row_number().over(group_by=[KEY, "type"], order_by=order))
+        last = ranked.filter(ranked["_rank"] == 0)
+    else:
+        last = known.group_by(KEY, "type").aggregate(value=fn.newest(known.value, known.seq))
     return last.group_by(KEY).agg(**{column: _where(last.type == kind, last.value).max() for column, kind in types.items()})
 
 
