@@ -197,9 +197,17 @@ def test_a_sync_is_told_of_when_it_does_worse_than_it_may(counts: dict[str, Any]
         assert "cdp ledger outcomes --activation a" in lines[-1]
 
 
+def test_one_refused_retract_is_told_of_with_what_to_do() -> None:
+    lines = sync_alert(result(delivered=99, rejected=1), Thresholds(), "mural", {"rejected: 5": 1}, refused_retracts=1)
+    assert lines[0] == "1 retracts refused: the destination keeps what is to be gone"
+    assert lines[-2] == "once its cause is mended, try again with: cdp ledger replay --activation a"
+    assert sync_alert(result(delivered=99, rejected=1), Thresholds(refused_retracts=2), "mural", {}, refused_retracts=1) == []
+
+
 def test_thresholds_can_be_switched_off() -> None:
-    off = Thresholds(rejected_share=None, waiting_share=None, unknown=None, held=False)
-    assert sync_alert(result(rejected=40, waiting=59, unknown=1, hold="exits"), off, "mural", {}) == []
+    off = Thresholds(rejected_share=None, waiting_share=None, unknown=None, refused_retracts=None, held=False)
+    bad = result(rejected=40, waiting=59, unknown=1, hold="exits")
+    assert sync_alert(bad, off, "mural", {}, refused_retracts=40) == []
 
 
 def test_a_failed_run_is_told_of_by_step_and_class_and_nothing_that_the_error_says(hook: Hook, tmp_path: Path) -> None:

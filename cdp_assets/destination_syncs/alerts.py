@@ -8,8 +8,11 @@ from cdp_assets.destination_syncs.accounting import SyncResult
 from cdp_assets.space.alerts import Thresholds
 
 
-def sync_alert(result: SyncResult, thresholds: Thresholds, space: str, reasons: Mapping[str, int]) -> list[str]:
-    """The lines of an alert; none when the sync did as well as it has to. ``reasons``: outcome and reason -> keys, the most frequent first."""
+def sync_alert(
+    result: SyncResult, thresholds: Thresholds, space: str, reasons: Mapping[str, int], refused_retracts: int = 0
+) -> list[str]:
+    """The lines of an alert; none when the sync did as well as it has to. ``reasons``: outcome and reason -> keys, the most frequent
+    first. ``refused_retracts``: keys whose retract the destination has refused, now or before."""
     considered = max(result.considered, 1)
     found = []
     if thresholds.held and result.hold:
@@ -20,8 +23,17 @@ def sync_alert(result: SyncResult, thresholds: Thresholds, space: str, reasons: 
         found.append(f"{result.waiting:,} of {result.considered:,} keys waiting")
     if thresholds.unknown is not None and result.unknown >= thresholds.unknown:
         found.append(f"{result.unknown:,} keys without an answer")
+    again = []
+    if thresholds.refused_retracts is not None and refused_retracts >= thresholds.refused_retracts:
+        found.append(f"{refused_retracts:,} retracts refused: the destination keeps what is to be gone")
+        again.append(f"once its cause is mended, try again with: cdp ledger replay --activation {result.activation}")
     if not found:
         return []
     found += [f"{count:,} × {reason}" for reason, count in list(reasons.items())[:5]]
     lift = [f"lift it with: cdp release {result.activation}"] if result.hold else []
-    return [*found, *lift, f"look with: cdp ledger outcomes --activation {result.activation} --space SPACE_FOLDER ({space})"]
+    return [
+        *found,
+        *lift,
+        *again,
+        f"look with: cdp ledger outcomes --activation {result.activation} --space SPACE_FOLDER ({space})",
+    ]

@@ -5,7 +5,7 @@ planned, failed or older verdicts count as not passed.
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, is
 from cdp_assets.destination_syncs.accounting import SyncResult
 from cdp_assets.destination_syncs.alerts import sync_alert
 from cdp_assets.destination_syncs.journal import Journal, open_journal
-from cdp_assets.destination_syncs.ledger import outcomes, outcomes_plot, syncs_of
+from cdp_assets.destination_syncs.ledger import outcomes, outcomes_plot, refused_retracts, syncs_of
 from cdp_assets.destination_syncs.people import sendable
 from cdp_assets.destination_syncs.plan import SyncRequest
 from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
@@ -42,6 +42,7 @@ from resources.warehouse import Warehouse, WarehouseError
 
 ROOM = "destination_syncs"
 ACCOUNTED = "every_key_accounted_for"
+RETRACTED = "nobody_kept_by_a_refused_retract"
 # Consent is read as of the latest accepted event, whatever the build's as_of.
 END_OF_TIME = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 
@@ -84,7 +85,19 @@ def _asset(space: Space, key: str, activation: Activation, landing: Landing) -> 
         description="considered = unchanged + delivered + rejected + waiting + unknown + withheld + held, each counted from its own rows.",
     )
 
-    @dg.multi_asset(name=f"{space.name}__sync__{key}", specs=[spec], check_specs=[accounted], pool=pool_of(space.name))
+    retracted = dg.AssetCheckSpec(
+        RETRACTED,
+        asset=asset,
+        description="Nobody whom the destination is to forget (consent withdrawn, suppressed, replaced, retired) is kept there because it refused.",
+    )
+    can_retract = capabilities(destination.type, activation.action, destination.settings).retract != "none"
+
+    @dg.multi_asset(
+        name=f"{space.name}__sync__{key}",
+        specs=[spec],
+        check_specs=[accounted, *([retracted] if can_retract else [])],
+        pool=pool_of(space.name),
+    )
     def _assets(context: dg.AssetExecutionContext, space: SpaceResource) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         loaded = space.load()
         current = loaded.activations[key]
@@ -113,8 +126,9 @@ def _asset(space: Space, key: str, activation: Activation, landing: Landing) -> 
             ledger = warehouse.table(LEDGER.ref)
             rows = warehouse.count(ledger.filter(ledger.activation == key, ledger.account == account))
             plot = outcomes_plot(syncs_of(warehouse, key, account))
-            reasons = _reasons(warehouse, key, account)
-        lines = sync_alert(result, loaded.config.alerts.thresholds, loaded.name, reasons)
+            newest = [row for row in outcomes(warehouse, activation=key) if row["account"] == account]
+        refused = refused_retracts(newest)
+        lines = sync_alert(result, loaded.config.alerts.thresholds, loaded.name, _reasons(newest), refused)
         if lines and loaded.config.alerts.any:
             for problem in send_alert(loaded.config.alerts, f"{loaded.name}: sync {key}", lines):
                 context.log.warning(f"the alert did not get through: {problem}")
@@ -126,6 +140,8 @@ def _asset(space: Space, key: str, activation: Activation, landing: Landing) -> 
         }
         yield dg.MaterializeResult(asset, metadata=metadata)
         yield check_result(asset, ACCOUNTED, [_accounting(result)])
+        if can_retract:
+            yield check_result(asset, RETRACTED, [_retracted(refused, rows, key)])
 
     return _assets
 
@@ -177,11 +193,14 @@ def surroundings_of(
     )
 
 
-def _reasons(warehouse: Warehouse, key: str, account: str) -> dict[str, int]:
+def _reasons(newest: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Outcome and reason of the newest sync's keys that did not get through -> how many, the most frequent first."""
-    rows = [row for row in outcomes(warehouse, activation=key) if row["account"] == account and row["reason"]]
-    ranked = sorted(rows, key=lambda row: (-row["keys"], row["outcome"], row["reason"]))
-    return {f"{row['outcome']}: {row['reason']}": row["keys"] for row in ranked}
+    ranked = sorted((row for row in newest if row["reason"]), key=lambda row: (-row["keys"], row["outcome"], row["reason"]))
+    found: dict[str, int] = {}
+    for row in ranked:
+        name = f"{row['outcome']}: {row['reason']}"
+        found[name] = found.get(name, 0) + row["keys"]
+    return found
 
 
 def _hold(result: SyncResult, key: str) -> str:
@@ -241,6 +260,16 @@ def _accounting(result: SyncResult) -> RuleResult:
         failing=abs(result.considered - result.accounted),
         rows=result.considered,
         detail=f"considered {result.considered}, accounted {result.accounted}",
+    )
+
+
+def _retracted(refused: int, rows: int, key: str) -> RuleResult:
+    return RuleResult(
+        rule="no retract refused",
+        passed=refused == 0,
+        failing=refused,
+        rows=rows,
+        detail=f"{refused} retracts refused; see cdp ledger outcomes, mend the cause, then cdp ledger replay --activation {key}",
     )
 
 

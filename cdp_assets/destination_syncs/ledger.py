@@ -9,7 +9,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,6 +106,11 @@ def outcomes(warehouse: Warehouse, *, activation: str | None = None) -> list[dic
     return sorted(
         rows, key=lambda row: tuple(str(row[name]) for name in ("activation", "account", "outcome", "reason", "operation"))
     )
+
+
+def refused_retracts(found: Iterable[Mapping[str, Any]]) -> int:
+    """Of the rows of :func:`outcomes`, keys that the destination has refused to let go, in the newest sync or before."""
+    return sum(row["keys"] for row in found if (row["outcome"], row["operation"]) == (Outcome.rejected, Op.retract))
 
 
 def _selected(warehouse: Warehouse, selection: Selection) -> ir.Table:

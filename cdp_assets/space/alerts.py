@@ -33,6 +33,9 @@ class Thresholds(Model):
     rejected_share: float | None = Field(0.05, ge=0, le=1, description="Rejected keys as a share of those considered.")
     waiting_share: float | None = Field(0.5, ge=0, le=1, description="Waiting keys as a share of those considered.")
     unknown: int | None = Field(1, ge=1, description="Keys without an answer.")
+    refused_retracts: int | None = Field(
+        1, ge=1, description="Retracts that the destination refuses: it keeps a record that is to be gone."
+    )
     held: bool = Field(True, description="The sync is held.")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
+from cdp_assets.destination_syncs.assets import RETRACTED
+from cdp_assets.destination_syncs.ledger import Selection, replay
 from cdp_assets.destination_syncs.tables import INTENTS, LEDGER
 from cdp_assets.raw_events.tables import QUARANTINE
 from cdp_assets.unified_profiles.tables import consent_as_of
@@ -89,3 +92,23 @@ def test_ae9_3_a_merge_of_yes_and_no_is_a_conflict_that_takes_back_until_the_nex
     assert states(owl_bank, person) == {"Advertising": "true", "Analytics": "false", "Functional": "true"}
     assert operations(report) == {CONTACTS: NONE | {"enter": 1}, ALERTS: NONE | {"enter": announced}}
     assert flags(owl_bank, user_id, email) == (True, True)
+
+
+def test_a_retract_that_the_destination_refuses_fails_its_check_until_it_is_taken(owl_bank: Stage) -> None:
+    told = rows(owl_bank, LEDGER, activation=CONTACTS, held=True)
+    user_id = min(row["destination_key"] for row in told)
+    land(owl_bank, "refused", owl_bank.now + MINUTE, {**prefers(Functional=False), "userId": user_id})
+    # A validation rule of the destination's own: no further try of the same record passes it.
+    owl_bank.faults("salesforce", {"kind": "partial_failure", "rows": 1.0, "code": "FIELD_CUSTOM_VALIDATION_EXCEPTION"})
+    check = f"owl_bank/destination_syncs/{CONTACTS}:{RETRACTED}"
+    first = owl_bank.run(owl_bank.now + HOUR)
+    owl_bank.no_faults("salesforce")
+    again = owl_bank.run(owl_bank.now + 2 * HOUR)
+    for report in (first, again):
+        assert report.failures == {check: f"1 of 1 rules broken: no retract refused (1 of {len(told)})"}
+    assert record(owl_bank, "salesforce", "Cdp_Id__c", user_id)["Overdue_Checking__c"] is True
+    with owl_bank.warehouse() as warehouse:
+        assert replay(warehouse, Selection(activation=CONTACTS), dt.datetime.now(dt.UTC)) == 1
+    report = owl_bank.run(owl_bank.now + 3 * HOUR)
+    assert (report.failures, operations(report)[CONTACTS]) == ({}, NONE | {"retract": 1})
+    assert record(owl_bank, "salesforce", "Cdp_Id__c", user_id)["Overdue_Checking__c"] is False
