@@ -18,7 +18,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from cdp_assets.activation_payloads.audience_fields import AudienceFields, Source, audience_fields, entity_key
+from cdp_assets.activation_payloads.audience_fields import AudienceFields, MadeSource, Source, audience_fields, entity_key
 from cdp_assets.activation_payloads.audience_rows import (
     BATCH_ROWS,
     KEY,
@@ -31,16 +31,17 @@ from cdp_assets.activation_payloads.audience_rows import (
 from cdp_assets.activation_payloads.column_mapping import (
     MappedBatch,
     as_json,
-    doubtful,
+    judge,
     key_text,
     longest,
     objects,
     values_of,
     written_of,
 )
+from cdp_assets.activation_payloads.mapping_kit import MappingError
 from cdp_assets.activation_payloads.message import AudienceMessages, EntityRow, Member
-from cdp_assets.activation_payloads.rules import Target, field_problems
-from cdp_assets.activation_payloads.unit_payload import CONTENT_FREE, MAX_MESSAGE_BYTES, OK, canonical_json, refusal, unit_of
+from cdp_assets.activation_payloads.rules import Target
+from cdp_assets.activation_payloads.unit_payload import CONTENT_FREE, MAX_MESSAGE_BYTES, canonical_json, refusal, unit_of
 from cdp_assets.data_graph.model import Node
 from cdp_assets.space.models.activations import Activation
 from cdp_assets.space.space import Space
@@ -252,32 +253,23 @@ class AudienceMapper:
         """The batch's rows, or None where a whole number is beyond 64 bits: such a row is written in another way."""
         rows = len(batch)
         try:
-            sources = {*self.fields.sources.values(), *map(Source, self.identifiers)}
-            found = {source: _read(batch, source) for source in sources}
-        except TypeError:
+            plain = [source for field in self.fields.sources.values() for source in _sources(field)]
+            found = {source: _read(batch, source) for source in {*plain, *map(Source, self.identifiers)}}
+            read = {name: self._column(field, found, rows) for name, field in self.fields.sources.items()}
+        except (TypeError, MappingError):
             return None
-        read = {name: found[source] for name, source in self.fields.sources.items()}
         known = {kind: found[Source(column)] for column, kind in self.identifiers.items()}
         values: dict[str, list[Any]] = {name: column.values for name, column in read.items()}
         values |= {name: [value] * rows for name, value in self.fields.constants.items()}
+        written: dict[str, Sequence[str | None] | str] = {name: column.written for name, column in read.items()}
+        enter, leave = (
+            {name: as_json(value) for name, value in said.items()} for said in (self.fields.constants, self.fields.exit_constants)
+        )
         key_field = self.target.key_field
         keys = [value if type(value) is str and value else key_text(value) for value in values.get(key_field, [None] * rows)]
         verdicts, details = self._refused(batch, known), [""] * rows
         textual = {name: column.textual for name, column in read.items() if column.textual is not None}
-        for place in doubtful(self.target.fields, values, textual, rows):
-            if not verdicts[place] and keys[place] is not None:
-                payload = {
-                    name: values[name][place] for name in values if name not in read or read[name].written[place] is not None
-                }
-                problems = field_problems(payload, self.target.fields)
-                verdicts[place], details[place] = ("invalid", "; ".join(problems)) if problems else ("", "")
-        for place, key in enumerate(keys):
-            if not verdicts[place]:
-                verdicts[place], details[place] = (OK, "") if key is not None else ("no_identifier", f"{key_field} is empty")
-        written: dict[str, Sequence[str | None] | str] = {name: column.written for name, column in read.items()}
-        enter, leave = (
-            {name: as_json(v) for name, v in found.items()} for found in (self.fields.constants, self.fields.exit_constants)
-        )
+        judge(self.target, values, written | enter, textual, keys, verdicts, details)
         payloads = objects(written | enter, rows)
         exits = payloads if enter == leave else objects(written | leave, rows)
         flag = {self.target.flag_field: "false"} if self.target.flag_field else {}
@@ -300,6 +292,13 @@ class AudienceMapper:
             made |= {"path": [path] * rows, "entity_id": batch.column("unit_entity").to_pylist()}
         return MappedBatch(pa.table({name: pa.array(found, pa.string()) for name, found in made.items()}), verdicts, details)
 
+    @staticmethod
+    def _column(field: Source | MadeSource, found: Mapping[Source, _Column], rows: int) -> _Column:
+        if isinstance(field, Source):
+            return found[field]
+        inputs = [(found[source].values, found[source].written) for source in field.sources]
+        return _Column(*field.made.column(inputs, rows), None)
+
     def units_of(self, batch: pa.RecordBatch) -> list[str]:
         people, entities = (batch.column(name).to_pylist() for name in (KEY, "unit_entity"))
         return [unit_of(person, self.activation.trigger.path, entity) for person, entity in zip(people, entities, strict=True)]
@@ -312,6 +311,10 @@ class AudienceMapper:
             refusal(bool(suppressed), bool(consents)) or ("no_identifier" if address is None else "")
             for suppressed, consents, address in standing
         ]
+
+
+def _sources(field: Source | MadeSource) -> Sequence[Source]:
+    return [field] if isinstance(field, Source) else field.sources
 
 
 def _where(conditions: Sequence[bool], texts: Sequence[str]) -> list[str | None]:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import orjson
 
 from cdp_assets.activation_payloads.audience_rows import Section, condition_nodes
-from cdp_assets.activation_payloads.column_mapping import path_of
+from cdp_assets.activation_payloads.column_mapping import Made, Path, made_of, path_of
 from cdp_assets.activation_payloads.mapping_kit import UNDEFINED, MappingError, prepare, reads
+from cdp_assets.activation_payloads.mapping_kit.paths import get
 from cdp_assets.activation_payloads.message import ENVELOPE_IDENTIFIERS, AudienceMessages, Member
 from cdp_assets.data_graph.model import Node
 from cdp_assets.space.models.activations import Activation
@@ -42,6 +43,17 @@ class Source:
         return [self.column, *([self.there] if self.there else []), *more]
 
 
+@dataclass(frozen=True, eq=False)
+class MadeSource:
+    """What a directive makes of columns: ``sources`` in the order of what it reads."""
+
+    made: Made
+    sources: Sequence[Source]
+
+    def columns(self) -> list[str]:
+        return [column for source in self.sources for column in source.columns()]
+
+
 @dataclass(frozen=True)
 class AudienceFields:
     """``sources`` by field; ``constants`` and ``exit_constants``: the values of the others, in messages of entering and leaving.
@@ -49,7 +61,7 @@ class AudienceFields:
     first: nodes of which the first row is asked for, each below the first row of its parent, parents first.
     """
 
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Source | MadeSource]
     constants: Mapping[str, Any]
     exit_constants: Mapping[str, Any]
     first: Sequence[str] = ()
@@ -97,6 +109,21 @@ class _Reader:
         if len(path) > 2:
             return self._first_row(path)
         return self._named(path[1])
+
+    def made(self, value: Any, nobody: Mapping[str, Any]) -> MadeSource | Literal["row"]:
+        """A directive over columns. ``nobody``: a message without anything of a person's."""
+
+        def same(path: Path) -> tuple[bool, Any]:
+            if self._same(path):
+                return True, get(nobody, ".".join(path))
+            return self.source(path) == "absent", UNDEFINED
+
+        found = made_of(value, same)
+        # Whether somebody enters or leaves is said by other constants, not by other columns.
+        if found is None or any(path[0] == "event" or path[1:2] == (self.audience,) for path, _ in found.always):
+            return "row"
+        sources = [self.source(path) for path in found.reads]
+        return MadeSource(found, [s for s in sources if isinstance(s, Source)]) if "row" not in sources else "row"
 
     def _address(self, name: str) -> Source | Literal["absent"]:
         known = name in self.identifiers and name not in ENVELOPE_IDENTIFIERS
@@ -184,7 +211,7 @@ def audience_fields(
     messages = AudienceMessages(space, activation, nodes)
     nobody = messages.message(Member("", {}, {}))
     reader = _Reader(space, activation, members, entities, messages, nodes)
-    sources: dict[str, Source] = {}
+    sources: dict[str, Source | MadeSource] = {}
     constants: dict[str, Any] = {}
     exit_constants: dict[str, Any] = {}
     for name, value in activation.mapping.items():
@@ -199,7 +226,7 @@ def audience_fields(
                 return None
             continue
         path = path_of(value)
-        source = reader.source(path) if path else "row"
+        source = reader.source(path) if path else reader.made(value, nobody)
         if source == "row":
             return None
         if source != "absent":

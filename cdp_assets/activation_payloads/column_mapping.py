@@ -1,12 +1,12 @@
 """Rows of a model by a mapping of columns and constants, a batch at a time: what ``UnitMapper`` makes of each, at a tenth of its cost.
 
-What belongs here: mappings whose fields are each a column as it stands, or the same for every row. All others, and the few batches that
-:meth:`BatchMapper.map` refuses, go one row at a time.
+What belongs here: mappings whose fields are each a column as it stands, the same for every row, or made of such by a directive. All
+others, and the few batches that :meth:`BatchMapper.map` refuses, go one row at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from json.encoder import encode_basestring
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdp_assets.activation_payloads.mapping_kit import UNDEFINED, MappingError, prepare, reads
-from cdp_assets.activation_payloads.mapping_kit.paths import segments, without_root
+from cdp_assets.activation_payloads.mapping_kit.paths import get, segments, without_root
 from cdp_assets.activation_payloads.mapping_kit.values import text
 from cdp_assets.activation_payloads.message import plain, row_message
 from cdp_assets.activation_payloads.rules import Target, field_problems, fits
@@ -31,12 +31,69 @@ _ESCAPED: Final = 6  # the most bytes of JSON that a byte of text takes
 _WIDEST: Final = {"integer": 24, "boolean": 8, "decimal": 90, "floating": 340, "temporal": 48, "null": 8}
 
 
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A field that a directive makes of what it reads: of some columns (``reads``), and of what is the same for all (``always``)."""
+
+    apply: Callable[[Any], Any]
+    reads: Sequence[Path]
+    always: Sequence[tuple[Path, Any]]
+
+    def column(self, inputs: Sequence[tuple[list[Any], Sequence[str | None]]], rows: int) -> tuple[list[Any], list[str | None]]:
+        """The field in every row, as values and as JSON; None: the row lacks it. ``inputs``: what is read, likewise.
+
+        Raises MappingError for a row of which the directive cannot be applied, TypeError for a number beyond 64 bits.
+        """
+        values: list[Any] = []
+        written: list[str | None] = []
+        for row in range(rows):
+            payload: dict[str, Any] = {}
+            for path, value in self.always:
+                _put(payload, path, value)
+            for path, (found, there) in zip(self.reads, inputs, strict=True):
+                if there[row] is not None:
+                    _put(payload, path, found[row])
+            made = self.apply(payload).get(_FIELD, UNDEFINED)
+            values.append(None if made is UNDEFINED else made)
+            written.append(None if made is UNDEFINED else orjson.dumps(made, option=orjson.OPT_SORT_KEYS).decode())
+        return values, written
+
+
+def _put(payload: dict[str, Any], path: Path, value: Any) -> None:
+    for key in path[:-1]:
+        payload = payload.setdefault(key, {})
+    payload[path[-1]] = value
+
+
+def made_of(value: Any, same: Callable[[Path], tuple[bool, Any]]) -> Made | None:
+    """A field's directive as one of columns, or None where it may read anything. ``same``: whether all messages have the same at a path,
+    and what."""
+    paths = reads(value)
+    if paths is None or "@liquid" in str(value):
+        return None
+    always, own = [], []
+    for path in sorted(paths):
+        shared, found = same(path)
+        if not shared:
+            own.append(path)
+        elif found is not UNDEFINED:
+            always.append((path, found))
+    # One below another: a text where an object is read.
+    if any(one != other and one == other[: len(one)] for one in paths for other in paths):
+        return None
+    return Made(prepare({_FIELD: value}), own, always)
+
+
 @dataclass(frozen=True)
 class Fields:
-    """A mapping's fields: the place of the column of each, or its value in every row."""
+    """A mapping's fields: the place of the column of each, its value in every row, or how it is made."""
 
     columns: Mapping[str, int]
     constants: Mapping[str, Any]
+    made: Mapping[str, Made]
 
 
 @dataclass(frozen=True)
@@ -52,12 +109,13 @@ class MappedBatch:
 
 
 def fields_of(mapping: Mapping[str, Any], columns: Sequence[str], destination: str) -> Fields | None:
-    """The fields of a mapping, or None where one is neither a column nor a constant. ``columns``: of the model, by the mapping's names."""
+    """The fields of a mapping, or None where one is none of them. ``columns``: of the model, by the mapping's names."""
     if any(name.startswith(("@", "__segment")) for name in mapping):
         return None
     empty = row_message({}, destination)
     places: dict[str, int] = {}
     constants: dict[str, Any] = {}
+    made: dict[str, Made] = {}
     for name, value in mapping.items():
         path = path_of(value)
         if path is not None and len(path) == 2 and path[0] == "properties" and path[1] in columns:
@@ -71,8 +129,15 @@ def fields_of(mapping: Mapping[str, Any], columns: Sequence[str], destination: s
             if found is not UNDEFINED:
                 constants[name] = found
         else:
-            return None
-    return Fields(places, constants)
+            how = made_of(value, lambda path: (path[0] != "properties", _at(empty, path)))
+            if how is None or not all(len(path) == 2 and path[1] in columns for path in how.reads):
+                return None
+            made[name] = how
+    return Fields(places, constants, made)
+
+
+def _at(message: Mapping[str, Any], path: Path) -> Any:
+    return get(message, ".".join(path))
 
 
 def _same_everywhere(value: Any, path: tuple[str, ...] | None) -> bool:
@@ -105,35 +170,30 @@ class BatchMapper:
         if self._around + sum(map(_widest, arrays)) > MAX_MESSAGE_BYTES:
             return None
         rows = len(batch)
-        read = {place: values_of(arrays[place]) for place in set(self.fields.columns.values())}
+        wanted = {*self.fields.columns.values(), *(self._place(path) for how in self.fields.made.values() for path in how.reads)}
+        try:
+            read = {place: values_of(arrays[place]) for place in wanted}
+            texts_of = {place: written_of(arrays[place], found) for place, found in read.items()}
+            made = {name: self._made(how, read, texts_of, rows) for name, how in self.fields.made.items()}
+        except (TypeError, MappingError):
+            return None
         values = {name: read[place] for name, place in self.fields.columns.items()}
+        values |= {name: column for name, (column, _) in made.items()}
         values |= {name: [value] * rows for name, value in self.fields.constants.items()}
-        names = sorted(values)
         key_values = values.get(self.target.key_field, [None] * rows)
         keys = [value if type(value) is str and value else key_text(value) for value in key_values]
         verdicts, details = self._refused(batch), [""] * rows
         looks = {name: column for name, column in self.fields.columns.items() if pa.types.is_string(arrays[column].type)}
-        doubted = doubtful(self.target.fields, values, {name: longest(arrays[place]) for name, place in looks.items()}, rows)
-        for place in doubted:
-            if not verdicts[place] and keys[place] is not None:
-                problems = field_problems({name: values[name][place] for name in names}, self.target.fields)
-                verdicts[place], details[place] = ("invalid", "; ".join(problems)) if problems else ("", "")
-        for place, key in enumerate(keys):
-            if not verdicts[place]:
-                verdicts[place], details[place] = (
-                    (OK, "") if key is not None else ("no_identifier", f"{self.target.key_field} is empty")
-                )
-        try:
-            texts_of = {place: written_of(arrays[place], found) for place, found in read.items()}
-        except TypeError:
-            return None
-        written: dict[str, list[str] | str] = {name: as_json(value) for name, value in self.fields.constants.items()}
+        textual = {name: longest(arrays[place]) for name, place in looks.items()}
+        written: dict[str, Sequence[str | None] | str] = {name: as_json(value) for name, value in self.fields.constants.items()}
         written |= {name: texts_of[place] for name, place in self.fields.columns.items()}
-        mapped_rows = objects(written, rows) if names else [None] * rows
+        written |= {name: column for name, (_, column) in made.items()}
+        judge(self.target, values, written, textual, keys, verdicts, details)
+        mapped_rows = [None if found == "{}" else found for found in objects(written, rows)]
         flag = {self.target.flag_field: "false"} if self.target.flag_field else {}
         retracts = objects({self.target.key_field: written.get(self.target.key_field, "null"), **flag}, rows)
         texts = [None if verdict in CONTENT_FREE else mapped for mapped, verdict in zip(mapped_rows, verdicts, strict=True)]
-        made: dict[str, list[Any]] = {
+        columns: dict[str, list[Any]] = {
             "destination_key": keys,
             "payload": texts,
             "retract_payload": [None if key is None else retract for key, retract in zip(keys, retracts, strict=True)],
@@ -141,7 +201,16 @@ class BatchMapper:
             "verdict": verdicts,
             "detail": details,
         }
-        return MappedBatch(_table(batch, made), verdicts, details)
+        return MappedBatch(_table(batch, columns), verdicts, details)
+
+    def _place(self, path: Path) -> int:
+        return self._columns.index(path[1])
+
+    def _made(
+        self, how: Made, read: Mapping[int, list[Any]], texts: Mapping[int, list[str]], rows: int
+    ) -> tuple[list[Any], list[str | None]]:
+        places = [self._place(path) for path in how.reads]
+        return how.column([(read[place], texts[place]) for place in places], rows)
 
     def _identifiers(self, batch: pa.RecordBatch, arrays: Sequence[pa.Array], texts: Sequence[str | None]) -> list[str | None]:
         """What the person of each row that has content is known by."""
@@ -164,6 +233,28 @@ class BatchMapper:
             "no_subject" if subject is None else refusal(bool(suppressed), bool(consents))
             for subject, suppressed, consents in rows
         ]
+
+
+def judge(
+    target: Target,
+    values: Mapping[str, Sequence[Any]],
+    written: Mapping[str, Sequence[str | None] | str],
+    textual: Mapping[str, int],
+    keys: Sequence[str | None],
+    verdicts: list[str],
+    details: list[str],
+) -> None:
+    """Fill in the verdicts, and details, of those rows that have none yet. ``values`` and ``written`` of each field in every row."""
+    for place in doubtful(target.fields, values, textual, len(keys)):
+        if not verdicts[place] and keys[place] is not None:
+            texts = {name: written[name] for name in values}
+            lacking = {name for name, column in texts.items() if not isinstance(column, str) and column[place] is None}
+            payload = {name: column[place] for name, column in values.items() if name not in lacking}
+            problems = field_problems(payload, target.fields)
+            verdicts[place], details[place] = ("invalid", "; ".join(problems)) if problems else ("", "")
+    for place, key in enumerate(keys):
+        if not verdicts[place]:
+            verdicts[place], details[place] = (OK, "") if key is not None else ("no_identifier", f"{target.key_field} is empty")
 
 
 def doubtful(

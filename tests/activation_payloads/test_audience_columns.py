@@ -52,6 +52,14 @@ def values_of(unit: str, when: str, shape: str) -> list[Any]:
     body = KINDS[when]
     found = [*EVERYWHERE, *({"@path": f"$.{body}.{name}"} for name in IN_BODY)]
     found.append({"params": {"audience": {"@path": f"$.{body}.audience_key"}, "is": {"@path": f"$.{body}.overdue"}}})
+    found += [
+        {
+            "@template": f"{{{{userId}}}} {{{{{body}.first_name}}}} {{{{{body}.logins}}}} {{{{{body}.audience_key}}}} {{{{{body}.nothing}}}}"
+        },
+        {"@case": {"operator": "upper", "value": {"@path": f"$.{body}.plan"}}},
+        {"@if": {"exists": {"@path": f"$.{body}.email"}, "then": {"@path": "$.userId"}, "else": {"@path": f"$.{body}.channels"}}},
+        {"known": {"as": {"@path": "$.userId"}, "by": [{"@path": "$.context.traits.email"}]}, "type": {"@path": "$.type"}},
+    ]
     if unit == "profile":
         before = "" if shape == "flattened" else "overdue_context."
         found += [
@@ -186,10 +194,11 @@ def test_members_by_column_are_what_each_of_them_is(
         {"@path": "$.properties.Accounts[0].nothing"},
         {"@path": "$.properties.first_name.length"},
         {"@path": "$.context.traits"},
-        {"@template": "{{userId}}"},
+        {"@template": "{{properties.Accounts}}"},
+        {"@template": "{{userId}} {{properties.overdue}}"},
         {"@liquid": "{{ 'now' | date: '%Y' }}"},
-        {"@case": {"operator": "lower", "value": {"@path": "$.userId"}}},
-        {"first": {"@path": "$.userId"}},
+        {"@case": {"operator": "lower", "value": {"@path": "$.properties"}}},
+        {"first": {"@path": "$.properties.Accounts[1].ID"}},
     ],
 )
 def test_what_only_a_message_tells_has_each_looked_at(warehouse: Warehouse, value: Any) -> None:

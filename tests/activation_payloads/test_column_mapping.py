@@ -65,7 +65,18 @@ constants = st.sampled_from(
         {"@path": "$.nothing"},
     ]
 )
-values = st.sampled_from([{"@path": f"$.properties.{name}"} for name in COLUMNS[:8]]) | constants
+made = st.sampled_from(
+    [
+        {"@template": "{{properties.name}} of {{type}} {{properties.born}}"},
+        {"@template": "{{properties.count}}{{{properties.price}}}{{nothing}}"},
+        {"@case": {"operator": "upper", "value": {"@path": "$.properties.name"}}},
+        {"@if": {"exists": {"@path": "$.properties.share"}, "then": {"@path": "$.properties.seen"}, "else": "never"}},
+        {"@if": {"exists": {"@path": "$.properties.name"}, "then": {"@path": "$.properties.on"}}},
+        {"@replace": {"pattern": "a", "replacement": "b", "value": {"@path": "$.properties.name"}}},
+        {"first": {"@path": "$.properties.name"}, "more": [{"@path": "$.properties.count"}, {"@path": "$.type"}]},
+    ]
+)
+values = st.sampled_from([{"@path": f"$.properties.{name}"} for name in COLUMNS[:8]]) | constants | made
 rules = st.builds(FieldRule, st.sampled_from(KINDS), st.booleans(), st.none() | st.integers(1, 6))
 
 
@@ -150,10 +161,10 @@ def test_a_batch_is_what_its_rows_are(
         {"@path": "$.properties.gone"},
         {"@path": "$.properties"},
         {"@path": {"@path": "$.properties.name"}},
-        {"@case": {"operator": "lower", "value": {"@path": "$.properties.name"}}},
-        {"@template": "{{properties.name}}"},
+        {"@template": "{{properties.name.first}}"},
+        {"@case": {"operator": "lower", "value": {"@path": "$.properties"}}},
         {"@liquid": "{{ 'now' | date: '%Y' }}"},
-        {"first": {"@path": "$.properties.name"}},
+        {"first": {"@path": "$.properties.gone"}},
         2**64,
     ],
 )

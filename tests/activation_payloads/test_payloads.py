@@ -310,8 +310,8 @@ def test_a_build_says_which_materialisation_it_read(world: World) -> None:
 def test_a_build_that_fails_halfway_leaves_the_old_content(
     world: World, monkeypatch: pytest.MonkeyPatch, by_column: bool
 ) -> None:
-    # A template has each message looked at.
-    wanted = activation() if by_column else activation(mapping={"email": {"@template": "{{context.traits.email}}"}})
+    # Liquid has each message looked at.
+    wanted = activation() if by_column else activation(mapping={"email": {"@liquid": "{{context.traits.email}}"}})
     step = (payloads.AudienceMapper, "map") if by_column else (payloads._Writer, "_row")
     two_cards(world)
     world.profile("p2", email="bo@example.com")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from cdp_assets.computed_traits.build import build_traits
+from cdp_assets.linked_audiences import build as building
 from cdp_assets.linked_audiences.partition import AudienceResult
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS, PATH_ROWS
 from cdp_assets.space.models.audiences import Audience
@@ -271,6 +273,40 @@ def test_one_failing_audience_fails_alone_and_its_dependants_keep_what_they_had(
     }
     missing = build(duckdb_warehouse, after, AS_OF + dt.timedelta(days=40), keys=["dependant"])
     assert missing["dependant"].skipped_because == "audience base is not built for this partition"
+
+
+def test_large_audiences_are_written_fewer_at_a_time_and_are_the_same(
+    duckdb_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = bank(accounts=[(1, "p@x", "checking"), (2, "q@x", "savings")], cards=[(10, 1, True)])
+    world.profile("P", email="p@x")
+    world.profile("Q", email="q@x")
+    world.write(duckdb_warehouse)
+    made = bank_space(
+        one_group("owners", {"with_entity": "accounts"}),
+        one_group("carded", {"with_entity": "accounts", "nested": {"conditions": [{"with_entity": "cards"}]}}),
+        one_group("nobody", {"with_entity": "tickets"}),
+    )
+    together = build(duckdb_warehouse, made)
+    written: list[list[str]] = []
+    real = building.write
+
+    def recorded(gathered: Any, some: Any) -> Any:
+        written.append([one.key for one in some])
+        return real(gathered, some)
+
+    monkeypatch.setattr(building, "write", recorded)
+    monkeypatch.setattr(building, "ROWS_TOGETHER", 4)  # owners are two members and two accounts
+    again = build(duckdb_warehouse, made)
+    assert written == [["owners"], ["carded", "nobody"]]
+    counts = {key: (result.members, result.entities) for key, result in together.items()}
+    assert counts == {key: (result.members, result.entities) for key, result in again.items()}
+    assert counts == {"owners": (2, 2), "carded": (1, 2), "nobody": (0, 0)}
+    assert {key: members(duckdb_warehouse, made, key) for key in made.audiences} == {
+        "owners": ["P", "Q"],
+        "carded": ["P"],
+        "nobody": [],
+    }
 
 
 def test_an_audience_whose_trait_failed_is_skipped_and_a_missing_table_is_named(duckdb_warehouse: Warehouse) -> None:
