@@ -165,7 +165,7 @@ def emptied(warehouse: Warehouse) -> World:
     return World(warehouse)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(wanted=activations(), people=worlds())
 def test_members_by_column_are_what_each_of_them_is(
     warehouse: Warehouse, wanted: dict[str, Any], people: list[dict[str, Any]]

@@ -58,7 +58,7 @@ class Twins:
         assert self.http.post(f"{self.url}/__twin/{system}/limits", json=limits).status_code == 200
 
     def connection(self, system: str, **settings: Any) -> Connection:
-        quick = {"timeout_seconds": 1.0, "retry_seconds": 0.5}
+        quick = {"timeout_seconds": 2.0, "retry_seconds": 0.5}
         return Connection("sandbox", self.account, {**quick, **settings}, {}, self.base(system))
 
     def salesforce(self) -> dict[str, str]:

@@ -193,7 +193,7 @@ def test_no_answer_before_the_commit_is_unknown_and_can_be_sent_again(subject: S
     subject.deliver(subject.operations(1, start=9))  # signed in
     method = "PATCH" if subject.system == "salesforce" else "POST"
     path = {"salesforce": "composite", "marketo": "leads.json", "gainsight": "objects/Company"}[subject.system]
-    subject.twins.fault(subject.system, kind="timeout_before_commit", method=method, path=path, seconds=2, times=1)
+    subject.twins.fault(subject.system, kind="timeout_before_commit", method=method, path=path, seconds=4, times=1)
     assert statuses(subject.deliver()) == {"unknown"}
     assert statuses(subject.deliver()) == {"delivered"}
     assert len(subject.twins.records(subject.system)) == 5
