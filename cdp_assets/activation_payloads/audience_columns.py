@@ -7,7 +7,6 @@ What belongs here: one query with a row per unit, and the payloads made of its b
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from cdp_assets.activation_payloads.audience_fields import AudienceFields, MadeS
 from cdp_assets.activation_payloads.audience_rows import (
     BATCH_ROWS,
     KEY,
+    Asked,
     Section,
     condition_nodes,
     entity_values,
@@ -71,24 +71,17 @@ class AudienceColumns:
 
 @contextlib.contextmanager
 def audience_columns(
-    warehouse: Warehouse,
-    space: Space,
-    activation: Activation,
-    *,
-    as_of: dt.datetime,
-    window_key: str,
-    consent_as_of_instant: dt.datetime,
-    suppressed: ir.Table | None,
+    warehouse: Warehouse, space: Space, activation: Activation, asked: Asked
 ) -> Iterator[AudienceColumns | None]:
     """None where the mapping has to look at each message. DDL: open it outside a transaction. Raises PayloadError for missing columns."""
     nodes = condition_nodes(space, activation)
-    members = member_section(warehouse, space, activation, as_of, window_key, consent_as_of_instant, suppressed)
+    members = member_section(warehouse, space, activation, asked)
     entities = {path: entity_values(warehouse, activation, node) for path, node in nodes.items()}
     fields = audience_fields(space, activation, members, entities)
     if fields is None:
         yield None
         return
-    matched = {path: matched_rows(warehouse, activation, path, window_key) for path in nodes}
+    matched = {path: matched_rows(warehouse, activation, path, asked.window_key) for path in nodes}
     own, widths = _own_width(space, activation, members, nodes), _widths(space, activation, entities, nodes, matched)
     if own is None or (nodes and widths is None):
         yield None
@@ -119,32 +112,31 @@ def _joined(
 ) -> ir.Table:
     """A row per unit: the member's columns, and those of the rows that fields read."""
     trigger = activation.trigger.path
-    first: dict[str, ir.Table] = {}
+    ids: dict[str, ir.Table] = {}
     if trigger is None:
         rows = members.mutate(unit_entity=ibis.null("string"))
         for path in fields.first:
             parent = nodes[path].parent
             below = matched[path]
             if parent is not None:
-                above = first[parent].select(cdp_of=KEY, cdp_id="id")
+                above = ids[parent].select(cdp_of=KEY, cdp_id="id")
                 below = below.join(above, (below[KEY] == above["cdp_of"]) & (below["parent_id"] == above["cdp_id"]))
-            first[path] = below.group_by(KEY).agg(id=below["entity_id"].min())
+            ids[path] = below.group_by(KEY).agg(id=below["entity_id"].min())
     else:
         pairs = matched[trigger].select(cdp_of=KEY, unit_entity="entity_id").distinct()
         rows = members.join(pairs, members[KEY] == pairs["cdp_of"]).drop("cdp_of")
-        first[trigger] = rows.select(KEY, id="unit_entity")
     read = {column for source in fields.sources.values() for column in source.columns()}
-    for path, found in first.items():
+    for path in fields.first if trigger is None else [trigger]:
         key = entity_key(path, nodes)
         columns = [column for column in entities[path].columns if f"{key}_{column}" in read]
-        if not columns and key not in read:
+        if not columns:
             continue
-        named = entities[path].rows.select(cdp_key="_key", **{f"{key}_{column}": column for column in columns})
         if trigger is None:
-            ids = found.select(cdp_of=KEY, **{key: found["id"]})
-            rows = rows.left_join(ids, rows[KEY] == ids["cdp_of"]).drop("cdp_of")
+            found = ids[path].select(cdp_of=KEY, **{key: ids[path]["id"]})
+            rows = rows.left_join(found, rows[KEY] == found["cdp_of"]).drop("cdp_of")
         else:
             rows = rows.mutate(**{key: rows["unit_entity"]})
+        named = entities[path].rows.select(cdp_key="_key", **{f"{key}_{column}": column for column in columns})
         rows = rows.left_join(named, rows[key] == named["cdp_key"]).drop("cdp_key")
     return rows
 

@@ -41,6 +41,17 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Which members to read and how: the audience's partition and its instant; the instant whose consent counts, and who is suppressed then
+    (a table with canonical_segment_id; None: nobody)."""
+
+    as_of: dt.datetime
+    window_key: str
+    consent_as_of: dt.datetime
+    suppressed: ir.Table | None
+
+
+@dataclass(frozen=True)
 class Section:
     """Rows with a column for each of what messages say of them: under its own name here, and the one under which messages know it."""
 
@@ -65,11 +76,7 @@ def candidates(
     warehouse: Warehouse,
     space: Space,
     activation: Activation,
-    *,
-    as_of: dt.datetime,
-    window_key: str,
-    consent_as_of_instant: dt.datetime,
-    suppressed: ir.Table | None,
+    asked: Asked,
     among: ir.Table | None = None,
 ) -> Iterator[Candidate]:
     """The members of the audience's partition, by canonical id. ``among``: a table of the canonical ids to look at; None: all.
@@ -77,8 +84,8 @@ def candidates(
     Raises PayloadError for columns that do not exist.
     """
     nodes = condition_nodes(space, activation)
-    members = member_section(warehouse, space, activation, as_of, window_key, consent_as_of_instant, suppressed)
-    sections = [members, *(_node_section(warehouse, activation, node, window_key) for node in nodes.values())]
+    members = member_section(warehouse, space, activation, asked)
+    sections = [members, *(_node_section(warehouse, activation, node, asked.window_key) for node in nodes.values())]
     if among is not None:
         sections = [Section(section.rows.semi_join(among, KEY), section.columns) for section in sections]
     return _grouped(warehouse, _union(sections), sections, list(nodes), space, activation)
@@ -96,12 +103,9 @@ def member_section(
     warehouse: Warehouse,
     space: Space,
     activation: Activation,
-    as_of: dt.datetime,
-    window_key: str,
-    consent_as_of_instant: dt.datetime,
-    suppressed: ir.Table | None,
+    asked: Asked,
 ) -> Section:
-    members = partition_of(warehouse, AUDIENCE_MEMBERS.ref, activation, window_key).select(KEY).distinct()
+    members = partition_of(warehouse, AUDIENCE_MEMBERS.ref, activation, asked.window_key).select(KEY).distinct()
     kinds = ["user_id", "anonymous_id", "email"]
     kinds += [activation.identifier] if activation.identifier not in kinds else []
     identifiers = {f"i{n}": kind for n, kind in enumerate(kinds)}
@@ -112,13 +116,13 @@ def member_section(
     texts = {f"c{traits.index(trait)}": trait for trait in computed if trait not in numeric}
     numbers = {f"d{traits.index(trait)}": trait for trait in numeric}
 
-    parts = [people.last_identifiers(warehouse, space, as_of, identifiers)]
+    parts = [people.last_identifiers(warehouse, space, asked.as_of, identifiers)]
     if said:
-        parts.append(people.identify_traits(warehouse, space, as_of, said))
+        parts.append(people.identify_traits(warehouse, space, asked.as_of, said))
     if computed:
-        parts.append(people.computed_traits(warehouse, window_key, texts, numbers))
+        parts.append(people.computed_traits(warehouse, asked.window_key, texts, numbers))
     categories = activation.consent.categories
-    parts.append(people.standing(warehouse, space, members, categories, consent_as_of_instant, suppressed))
+    parts.append(people.standing(warehouse, space, members, categories, asked.consent_as_of, asked.suppressed))
     rows = members
     for part in parts:
         part = part.rename(_right=KEY)

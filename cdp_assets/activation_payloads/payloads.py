@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypedDict
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -20,7 +20,7 @@ import orjson
 import pyarrow as pa
 
 from cdp_assets.activation_payloads.audience_columns import AudienceColumns, AudienceMapper, audience_columns
-from cdp_assets.activation_payloads.audience_rows import KEY, candidates
+from cdp_assets.activation_payloads.audience_rows import KEY, Asked, candidates
 from cdp_assets.activation_payloads.column_mapping import BatchMapper, MappedBatch, fields_of
 from cdp_assets.activation_payloads.event_rows import event_units
 from cdp_assets.activation_payloads.model_rows import ModelRows, model_rows, table_rows, tables_of
@@ -68,15 +68,6 @@ class PayloadsResult:
     problems: list[str]
 
 
-class _Asked(TypedDict):
-    """What all reading of an audience's members asks for."""
-
-    as_of: dt.datetime
-    window_key: str
-    consent_as_of_instant: dt.datetime
-    suppressed: ir.Table | None
-
-
 def build_payloads(
     warehouse: Warehouse,
     space: Space,
@@ -104,20 +95,14 @@ def build_payloads(
         if window_key is None:
             raise PayloadError(f"activation {activation_key}: an audience's payloads need its partition")
         source = _audience_source(warehouse, activation, window_key)
-        asked: _Asked = {
-            "as_of": as_of,
-            "window_key": window_key,
-            "consent_as_of_instant": instant,
-            "suppressed": suppressed,
-        }
+        asked = Asked(as_of, window_key, instant, suppressed)
         writer = _Writer(warehouse, space, activation, target, as_of, definition_revision)
-        with audience_columns(warehouse, space, activation, **asked) as columns:
+        with audience_columns(warehouse, space, activation, asked) as columns:
             if columns is None:
-                writer.write(audience_units(space, activation, candidates(warehouse, space, activation, **asked)))
+                writer.write(audience_units(space, activation, candidates(warehouse, space, activation, asked)))
             else:
                 writer.write_members(
-                    columns,
-                    lambda some: audience_units(space, activation, candidates(warehouse, space, activation, **asked, among=some)),
+                    columns, lambda some: audience_units(space, activation, candidates(warehouse, space, activation, asked, some))
                 )
         writer.swap(source, run_id, loaded_at)
         return writer.result()

@@ -22,6 +22,7 @@ from cdp_assets.destination_syncs.journal import Journal, open_journal
 from cdp_assets.destination_syncs.ledger import outcomes, outcomes_plot, refused_retracts, syncs_of
 from cdp_assets.destination_syncs.people import sendable
 from cdp_assets.destination_syncs.plan import SyncRequest
+from cdp_assets.destination_syncs.states import policy_of
 from cdp_assets.destination_syncs.sync import Surroundings, sync_activation
 from cdp_assets.destination_syncs.tables import LEDGER
 from cdp_assets.linked_audiences import checks as audience_checks
@@ -90,7 +91,8 @@ def _asset(space: Space, key: str, activation: Activation, landing: Landing) -> 
         asset=asset,
         description="Nobody whom the destination is to forget (consent withdrawn, suppressed, replaced, retired) is kept there because it refused.",
     )
-    can_retract = capabilities(destination.type, activation.action, destination.settings).retract != "none"
+    able = capabilities(destination.type, activation.action, destination.settings)
+    can_retract = policy_of(activation.trigger.when, able).can_retract
 
     @dg.multi_asset(
         name=f"{space.name}__sync__{key}",
