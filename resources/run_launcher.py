@@ -37,6 +37,8 @@ from cdp_assets.dagster_internals import (
 TAG_WORKER: Final = "cdp/worker"
 # What the names of the threads begin with that wait for a run's process.
 WATCH: Final = "watch run"
+# How often a run begins in another process when the one that was told died before it had begun: not for ever, code may not import.
+_BEGUN_AGAIN: Final = 2
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("cdp_assets", "resources", "sensors", "schedules")
 
@@ -73,8 +75,7 @@ class WarmRunLauncher(RunLauncher[dg.DagsterInstance], ConfigurableClass):
         # Before anybody could ask for its health: a run without its file counts as ended.
         lock.touch()
         self._instance.add_run_tags(run.run_id, {TAG_WORKER: "own process"})
-        worker = self._begin(line.encode())
-        told = (self._instance, run.run_id, worker)
+        told = (self._instance, run.run_id, line.encode(), self._begin(line.encode()))
         threading.Thread(target=self._watch, args=told, name=f"{WATCH} {run.run_id}", daemon=True).start()
 
     def _begin(self, line: bytes) -> subprocess.Popen[bytes]:
@@ -102,10 +103,15 @@ class WarmRunLauncher(RunLauncher[dg.DagsterInstance], ConfigurableClass):
             _dismiss(worker)
         return _start()
 
-    @staticmethod
-    def _watch(instance: dg.DagsterInstance, run_id: str, worker: subprocess.Popen[bytes]) -> None:
-        """Wait for the process; a run that it leaves unfinished has failed."""
+    def _watch(self, instance: dg.DagsterInstance, run_id: str, line: bytes, worker: subprocess.Popen[bytes]) -> None:
+        """Wait for the process; a run that it leaves unfinished has failed, one that it never began begins in another one."""
         code = worker.wait()
+        for _ in range(_BEGUN_AGAIN):
+            run = instance.get_run_by_id(run_id)
+            # A dying process still takes a line; nobody else reads it.
+            if run is None or run.status is not dg.DagsterRunStatus.STARTING or _begun(instance, run_id):
+                break
+            code = self._begin(line).wait()
         lock_of(instance, run_id).unlink(missing_ok=True)
         run = instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:
@@ -159,6 +165,12 @@ def lives(instance: dg.DagsterInstance, run_id: str) -> bool:
     with contextlib.suppress(FileNotFoundError), lock_of(instance, run_id).open("r+", encoding="ascii") as file:
         return not _unlocked(file) or not file.read()
     return False
+
+
+def _begun(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a process has taken the run up, even if it has ended since."""
+    lock = lock_of(instance, run_id)
+    return not lock.exists() or lock.stat().st_size > 0
 
 
 def _unlocked(file: IO[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,6 +102,39 @@ def test_a_process_that_was_killed_while_it_waited_is_passed_over(instance: dg.D
         os.kill(pid, signal.SIGKILL)
     second = _launch(instance, tmp_path / "second")
     _until(lambda: all(_status(instance, run) is dg.DagsterRunStatus.SUCCESS for run in (first, second)))
+
+
+def test_a_run_whose_process_is_killed_before_it_has_begun_begins_in_another_one(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, begin, told = WarmRunLauncher._take, WarmRunLauncher._begin, []
+
+    def take_and_stop(launcher: WarmRunLauncher) -> subprocess.Popen[bytes]:
+        worker = take(launcher)
+        told.append(worker.pid)
+        if len(told) <= deaths:
+            worker.send_signal(signal.SIGSTOP)
+        return worker
+
+    def begin_and_kill(launcher: WarmRunLauncher, line: bytes) -> subprocess.Popen[bytes]:
+        worker = begin(launcher, line)
+        if len(told) <= deaths:
+            worker.kill()
+        return worker
+
+    monkeypatch.setattr(WarmRunLauncher, "_take", take_and_stop)
+    monkeypatch.setattr(WarmRunLauncher, "_begin", begin_and_kill)
+    deaths = 2
+    run_id = _launch(instance, tmp_path / "pid")
+    _until(lambda: _status(instance, run_id) is dg.DagsterRunStatus.SUCCESS)
+    assert int((tmp_path / "pid").read_text()) == told[2]
+    assert len(told) == 3
+    told.clear()
+    deaths = 99
+    run_id = _launch(instance, tmp_path / "never")
+    _until(lambda: _status(instance, run_id) is dg.DagsterRunStatus.FAILURE)
+    assert len(told) == 3
+    assert not (tmp_path / "never").exists()
 
 
 def test_a_run_whose_process_is_killed_has_failed(instance: dg.DagsterInstance, tmp_path: Path) -> None:
