@@ -46,6 +46,7 @@ MembersOf = Callable[[str], ir.Table]
 """Audience key -> (canonical_segment_id): the members of another audience at the same as_of."""
 TraitValues = Callable[[str], ir.Table]
 """Computed trait key -> (canonical_segment_id, value_text, value_number) at the same as_of."""
+Keep = Callable[[ir.Table], ir.Table]
 _ANY_INSTANT = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
@@ -79,10 +80,14 @@ def compile_audience(
     members_of: MembersOf,
     trait_values: TraitValues,
     people: People | None = None,
+    keep: Keep | None = None,
 ) -> CompiledAudience:
-    """The audience as expressions at ``as_of``. Raises ConditionError for what does not fit graph, tables or types, MissingTableError."""
+    """The audience as expressions at ``as_of``. Raises ConditionError for what does not fit graph, tables or types, MissingTableError.
+
+    ``keep`` computes what members and context share into a table and returns that.
+    """
     people = people or People(warehouse, space.graph, as_of, events=events_of(audience))
-    compiler = Compiler(warehouse, space, as_of, people, members_of, trait_values)
+    compiler = Compiler(warehouse, space, as_of, people, members_of, trait_values, keep)
     return CompiledAudience(
         compiler.members(audience),
         tuple(sorted(tables_of(space.graph, audience))),
@@ -212,6 +217,7 @@ class Compiler:
         people: People,
         members_of: MembersOf,
         trait_values: TraitValues,
+        keep: Keep | None = None,
     ) -> None:
         self.traits = space.traits
         self.as_of = as_of
@@ -226,6 +232,7 @@ class Compiler:
             self._trait_rows,
             lambda entity: entity_table(warehouse, space.config, entity, as_of),
             people.rows_of,
+            keep,
         )
 
     # -- members ---------------------------------------------------------------------------------------------------

@@ -57,7 +57,8 @@ class EntityRows:
 
     identifiers: (canonical_segment_id, type, value). trait: name -> (canonical_segment_id, value), the value as text or number.
     rows_of: the rows of an entity at ``as_of``. kept: of a node below the profile its rows with ``cdp_profile``, computed once for many
-    conditions, made by the function that goes with it; None where that is not worth it.
+    conditions, made by the function that goes with it; None where that is not worth it. keep: turns an expression into the table that it
+    was computed into; None: nothing is computed before it is asked for.
     """
 
     warehouse: Warehouse
@@ -67,7 +68,9 @@ class EntityRows:
     trait: Callable[[str], ir.Table]
     rows_of: Callable[[Entity], ir.Table]
     kept: Callable[[Node, Callable[[], ir.Table]], ir.Table | None] = lambda node, make: None
+    keep: Callable[[ir.Table], ir.Table] | None = None
     _names: dict[Above, str] = field(default_factory=dict)
+    _kept: dict[tuple[str, str], ir.Table] = field(default_factory=dict)
 
     # -- whether -----------------------------------------------------------------------------------------------------
 
@@ -80,6 +83,9 @@ class EntityRows:
 
     def of_profiles(self, node: Node, condition: EntityCondition) -> ir.Table:
         """Passing rows of a node below the profile with ``cdp_profile``; a row as often as it has profiles."""
+        return self._once(node, condition, lambda: self._of_profiles(node, condition))
+
+    def _of_profiles(self, node: Node, condition: EntityCondition) -> ir.Table:
         table = self._table(node)
         if not self._above(condition, None):
             kept = self.kept(node, lambda: self._joined_to_profiles(node, table, condition).drop("cdp_value"))
@@ -161,6 +167,32 @@ class EntityRows:
             verdicts.append(joined_by(condition.nested.match, below))
         return rows.filter(ibis.and_(*verdicts)).drop(*answers.values())
 
+    def _passing_children(self, node: Node, condition: EntityCondition) -> ir.Table:
+        """All rows of a nested node that pass, where these depend on nothing above."""
+        return self._once(node, condition, lambda: self._passing(self._table(node), node, condition))
+
+    def _once(self, node: Node, condition: EntityCondition, make: Callable[[], ir.Table]) -> ir.Table:
+        """The passing rows of a condition, of their columns those that are asked for; computed once where members and context both ask
+        and it takes more than a look at each row."""
+        if self.keep is None or condition.nested is None or not yields(condition):
+            return make()
+        key = node.path, condition.model_dump_json()
+        if key not in self._kept:
+            rows = make()
+            self._kept[key] = self.keep(rows.select(*self._asked_for(rows, node, condition)))
+        return self._kept[key]
+
+    def _asked_for(self, rows: ir.Table, node: Node, condition: EntityCondition) -> list[str]:
+        """Columns of a node's passing rows: what they are, what joins them, what is compared further down."""
+        names = [node.entity.primary_key]
+        if isinstance(node.join, ColumnJoin | JunctionJoin):
+            names.append(node.join.right if isinstance(node.join, ColumnJoin) else node.join.child_column)
+        for nested in condition.nested.conditions if condition.nested else ():
+            names.append(_parent_column(child_node(self.graph, node.path, nested.relationship)))
+            names += [above.name if above.path == node.path else self._name(above) for above in self._above(nested, node.path)]
+        names += [name for name in rows.columns if name == "cdp_profile"]
+        return list(dict.fromkeys(name.lower() for name in names))
+
     def _filters(self, rows: ir.Table, node: Node, condition: EntityCondition) -> ir.BooleanValue:
         where = condition.where
         verdicts = self._filter_verdicts(rows, node, condition)
@@ -176,7 +208,7 @@ class EntityRows:
     def _plain_nested(self, rows: ir.Table, parent: Node, condition: EntityCondition) -> ir.BooleanValue:
         """Whether rows of a parent entity have so many children that pass, where these depend on nothing above."""
         node = child_node(self.graph, parent.path, condition.relationship)
-        children = self._of_parents(node, self._passing(self._table(node), node, condition))
+        children = self._of_parents(node, self._passing_children(node, condition))
         value, key = comparable(self._parent_value(rows, parent, node), children["cdp_key"])
         keyed = children.select(cdp_key=key, cdp_id=column_of(children, node.entity.primary_key, node))
         return quantified(value, keyed, condition, negated=condition.without_entity is not None)
@@ -250,8 +282,7 @@ class EntityRows:
 
     def _parent_value(self, rows: ir.Table, parent: Node, node: Node) -> ir.Value:
         """The value by which a parent row is joined to its children."""
-        join = _join_between_entities(node)
-        return column_of(rows, join.left if isinstance(join, ColumnJoin) else join.parent_column, parent)
+        return column_of(rows, _parent_column(node), parent)
 
     def _of_parents(self, node: Node, rows: ir.Table) -> ir.Table:
         """``rows`` of a nested node with ``cdp_key``, the parent's join value; a row as often as it has parents' values."""
@@ -311,7 +342,7 @@ class EntityRows:
         """The passing children of ``rows``, with ``cdp_profile``, ``cdp_parent`` and what is above them."""
         if self._above(condition, parent.path):
             return self._passing(self._candidates(rows, parent, node, condition), node, condition)
-        return self._candidates(rows, parent, node, condition, self._passing(self._table(node), node, condition))
+        return self._candidates(rows, parent, node, condition, self._passing_children(node, condition))
 
     def _candidates(
         self, rows: ir.Table, parent: Node, node: Node, condition: EntityCondition, children: ir.Table | None = None
@@ -337,6 +368,12 @@ def _join_between_entities(node: Node) -> ColumnJoin | JunctionJoin:
     if isinstance(node.join, ColumnJoin | JunctionJoin):
         return node.join
     raise ConditionError(f"relationship {node.path} is below an entity and needs join_on or junction_table")
+
+
+def _parent_column(node: Node) -> str:
+    """The column of its parent's rows by which a nested node is joined."""
+    join = _join_between_entities(node)
+    return join.left if isinstance(join, ColumnJoin) else join.parent_column
 
 
 def yields(condition: EntityCondition) -> bool:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cdp_assets.computed_traits.tables import stored_values
 from cdp_assets.data_graph.model import Entity
-from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, compile_audience, nodes_of
+from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, Keep, compile_audience, nodes_of
 from cdp_assets.linked_audiences.entity_history import has_history
 from cdp_assets.linked_audiences.funnel import survivors
 from cdp_assets.linked_audiences.history import (
@@ -100,7 +100,7 @@ class Build:
     counts: dict[TableRef, int] = field(default_factory=dict)
     moves: dict[tuple[dt.datetime, dt.datetime], ir.Table] = field(default_factory=dict)
 
-    def compiled(self, key: str) -> CompiledAudience:
+    def compiled(self, key: str, keep: Keep | None) -> CompiledAudience:
         return compile_audience(
             self.warehouse,
             self.space,
@@ -109,6 +109,7 @@ class Build:
             members_of=self.members_of,
             trait_values=self.trait_values,
             people=self.people,
+            keep=keep,
         )
 
     def members_of(self, key: str) -> ir.Table:
@@ -213,11 +214,13 @@ def prepare(gathered: Gathered, key: str) -> None:
     build, warehouse = gathered.build, gathered.build.warehouse
     builds = builds_of(warehouse, key)
     refuse_dropped(builds, build.as_of, build.space.config.retention_days)
-    compiled = build.compiled(key)
     stamp = {"audience": ibis.literal(key), "revision": ibis.literal(build.revisions[key])}
-    found = warehouse.insert(gathered.members, compiled.members.select(PROFILE, NAME, **stamp))
     members = gathered.members_of([key]).select(PROFILE, NAME)
-    matched = warehouse.insert(gathered.context, compiled.context_of(members).mutate(**stamp))
+    with ExitStack() as scratch:
+        keep = (lambda rows: scratch.enter_context(warehouse.staged(rows))) if warehouse.quick_scratch else None
+        compiled = build.compiled(key, keep)
+        found = warehouse.insert(gathered.members, compiled.members.select(PROFILE, NAME, **stamp))
+        matched = warehouse.insert(gathered.context, compiled.context_of(members).mutate(**stamp))
     gathered.rows += (found or 0) + (matched or 0)
     earlier = gathered.scratch.enter_context(members_before(warehouse, key, builds, build.window.key, build.as_of))
     paths = _path_rows(build, compiled.tables)

@@ -137,6 +137,8 @@ class Warehouse(ABC):
 
     # Whether it has a catalogue and nothing to run statements on.
     compiles_only: ClassVar[bool] = False
+    # Whether a scratch table costs less than a large join: without a round trip to the engine for making and dropping it.
+    quick_scratch: ClassVar[bool] = False
 
     dialect: str = field(init=False, default="")
     # What this connection knows of the catalogue, so that it asks once: columns of tables, schemas that are there.

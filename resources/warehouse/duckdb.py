@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import duckdb
 import ibis
@@ -45,6 +46,8 @@ class DuckDBWarehouse(Warehouse):
 
     Waits up to ``wait`` seconds for the file's lock; ``on_wait`` is told once that it waits.
     """
+
+    quick_scratch: ClassVar[bool] = True
 
     path: str = ":memory:"
     views: Mapping[str, Path] = field(default_factory=dict)

@@ -106,6 +106,7 @@ def by_the_product(warehouse: Warehouse, drawn: Town, logins: dict[str, int]) ->
                 members_of=staged.__getitem__,
                 trait_values=lambda trait: logins_now,
                 people=people,
+                keep=keep if warehouse.quick_scratch else None,
             )
             staged[key] = keep(compiled.members)
             who = sorted(row["canonical_segment_id"] for row in warehouse.rows(named_members(staged[key]), 10_000))
