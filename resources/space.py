@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import dagster as dg
 import duckdb
@@ -19,6 +20,9 @@ from cdp_assets.space.space import Space
 from resources.space_folder import landing_folder, load
 from resources.warehouse import Warehouse
 from resources.warehouse.open import open_warehouse
+
+# Until the next step of a run; less than what other processes wait before they ask for the file again.
+LINGER: Final = 0.2
 
 __all__ = ["SpaceResource", "landing_folder", "load"]
 
@@ -38,7 +42,7 @@ class SpaceResource(dg.ConfigurableResource):
 
     def open(self, space: Space, *, wait: float = 600.0, on_wait: Callable[[str], None] | None = None) -> Warehouse:
         """The open warehouse; use as a context manager. Waits for a DuckDB file that another process holds."""
-        return open_warehouse(space, self.paths(), wait=wait, on_wait=on_wait, connect=_through_dagster)
+        return open_warehouse(space, self.paths(), wait=wait, on_wait=on_wait, connect=_through_dagster, linger=LINGER)
 
     def landing(self, space: Space) -> Path:
         return landing_folder(space, self.paths())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow as pa
 from ibis.backends.sql.datatypes import DuckDBType
 
 from resources.warehouse import TableRef, Warehouse, WarehouseError
+from resources.warehouse.resting import Rested, rest, take
 
 Connect = Callable[[str, bool], AbstractContextManager[duckdb.DuckDBPyConnection]]
 """(path, read only) -> a connection that is closed at the end."""
@@ -44,7 +45,8 @@ class WarehouseBusyError(WarehouseError):
 class DuckDBWarehouse(Warehouse):
     """An open DuckDB file (``:memory:`` for none). ``views``: schema -> folder of Parquet files, read in place.
 
-    Waits up to ``wait`` seconds for the file's lock; ``on_wait`` is told once that it waits.
+    Waits up to ``wait`` seconds for the file's lock; ``on_wait`` is told once that it waits. ``linger``: seconds that the file stays open
+    in this process after the warehouse was closed, unless an error ended its use.
     """
 
     quick_scratch: ClassVar[bool] = True
@@ -56,9 +58,15 @@ class DuckDBWarehouse(Warehouse):
     on_wait: Callable[[str], None] | None = None
     read_only: bool = False
     connect: Connect = connect_directly
+    linger: float = 0.0
 
     def __post_init__(self) -> None:
         self.dialect = "duckdb"
+        rested = take(self.path, self._setup)
+        if rested is not None:
+            self._connection, self._stack = rested.connection, rested.stack
+            self._create_views()
+            return
         self._stack = ExitStack()
         self._connection = self._open()
         self._connection.execute("SET TimeZone='UTC'")
@@ -70,6 +78,10 @@ class DuckDBWarehouse(Warehouse):
         self._connection.execute(f"ATTACH ':memory:' AS {_MEMORY}")
         self._create_views()
         self._fence()
+
+    @property
+    def _setup(self) -> Hashable:
+        return self.read_only, self.memory_limit, tuple(sorted((schema, str(folder)) for schema, folder in self.views.items()))
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         if self.path != ":memory:":
@@ -176,8 +188,16 @@ class DuckDBWarehouse(Warehouse):
         ).fetchall()
         return [TableRef(schema, str(row[0]).lower()) for row in found]
 
+    def __exit__(self, *exc: object) -> None:
+        if any(exc):
+            self.linger = 0.0
+        self.close()
+
     def close(self) -> None:
-        self._stack.close()
+        if self.linger and not self._depth:
+            rest(self.path, Rested(self._connection, self._stack, self._setup), self.linger)
+        else:
+            self._stack.close()
 
 
 @functools.cache

@@ -336,7 +336,7 @@ def _open_once(tree: exp.Expr) -> None:
 
 
 def localise(tree: exp.Expr, dialect: str) -> exp.Expr:
-    """Replace every neutral ``cdp_*`` call in ``tree`` by the dialect's own expression."""
+    """Replace every neutral ``cdp_*`` call in ``tree``, in place, by the dialect's own expression."""
     rewrites = _REWRITES[dialect]
 
     def replace(node: exp.Expr) -> exp.Expr:
@@ -346,7 +346,7 @@ def localise(tree: exp.Expr, dialect: str) -> exp.Expr:
                 return build(node)
         return node
 
-    return tree.transform(replace)
+    return tree.transform(replace, copy=False)
 
 
 def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str, exp.Expr] | None = None) -> exp.Expr:
@@ -372,5 +372,5 @@ def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str
                 return exp.Query.subquery(user_queries[node.name].copy(), alias.copy() if alias else None)  # type: ignore[arg-type]
             return node
 
-        tree = tree.transform(inline)
+        tree = tree.transform(inline, copy=False)
     return tree

@@ -32,11 +32,17 @@ def expand(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 
 def open_warehouse(
-    space: Space, home: Home, *, wait: float = 60.0, on_wait: Callable[[str], None] | None = None, connect: Connect | None = None
+    space: Space,
+    home: Home,
+    *,
+    wait: float = 60.0,
+    on_wait: Callable[[str], None] | None = None,
+    connect: Connect | None = None,
+    linger: float = 0.0,
 ) -> Warehouse:
     """An open warehouse of the space; the caller closes it. Waits for a DuckDB file that another process holds.
 
-    ``connect``: how a DuckDB file is connected to; default directly.
+    ``connect``: how a DuckDB file is connected to; default directly. ``linger``: seconds that it stays open for who opens it next.
     """
     config = space.config.warehouse
     if config.type == "duckdb":
@@ -50,6 +56,7 @@ def open_warehouse(
             on_wait=on_wait,
             memory_limit=config.memory_limit,
             connect=connect or connect_directly,
+            linger=linger,
         )
     from resources.warehouse.snowflake import open_snowflake
 
