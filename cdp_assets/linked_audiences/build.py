@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from cdp_assets.computed_traits.tables import BUILDS as TRAIT_BUILDS
 from cdp_assets.data_graph.model import TraitJoin
 from cdp_assets.linked_audiences.compile import (
+    counted_events,
     events_of,
     filtered_events_of,
     identifier_types_of,
@@ -108,6 +109,7 @@ def build_audiences(
             filtered=[event for key in ordered for event in filtered_events_of(space.audiences[key])],
             keep=lambda e: stack.enter_context(warehouse.staged(e)),
             joined=joined_columns(space.graph, [space.audiences[key] for key in ordered]),
+            counted=counted_events((space.audiences[key] for key in ordered), as_of),
             reach=reach_of(space.audiences[key] for key in ordered),
             identifiers=identifier_types_of(space.graph, [space.audiences[key] for key in ordered]),
             numbered=True,

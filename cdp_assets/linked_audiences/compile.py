@@ -23,9 +23,9 @@ import ibis
 import ibis.expr.types as ir
 
 from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, Node
-from cdp_assets.linked_audiences.entities import PROFILE, EntityRows, child_node, quantified, yields
+from cdp_assets.linked_audiences.entities import PROFILE, EntityRows, child_node, counted, quantified, yields
 from cdp_assets.linked_audiences.entity_history import entity_table
-from cdp_assets.linked_audiences.people import People
+from cdp_assets.linked_audiences.people import Edges, People
 from cdp_assets.space.conditions import entity_references, filters_of
 from cdp_assets.space.models.audiences import (
     Audience,
@@ -146,6 +146,16 @@ def reach_of(audiences: Iterable[Audience]) -> dict[str, dt.timedelta]:
     return {event: span for event, span in found.items() if span is not None}
 
 
+def counted_events(audiences: Iterable[Audience], as_of: dt.datetime) -> dict[str, list[Edges | None]]:
+    """Events of which several conditions ask how often they happened and nothing else, with the windows that these ask about."""
+    found: dict[str, list[Edges | None]] = {}
+    for audience in audiences:
+        for condition in (c for group in audience.groups for c in group.conditions if isinstance(c, EventCondition)):
+            if condition.where is None:
+                found.setdefault(condition.event, []).append(window_edges(condition, as_of))
+    return {event: list(dict.fromkeys(windows)) for event, windows in found.items() if len(windows) > 1}
+
+
 def filtered_events_of(audience: Audience) -> set[str]:
     """Those of which the audience asks more than when they happened."""
     return {
@@ -260,9 +270,7 @@ class Compiler:
             case TraitCondition():
                 return self._trait(profile, condition)
             case EventCondition():
-                rows = self._events(condition)
-                keyed = rows.select(cdp_key=rows[PROFILE], cdp_id=rows["message_id"])
-                return quantified(profile, keyed, condition, negated=condition.without_event is not None, unique=True)
+                return self._performed(profile, condition)
             case AudienceCondition():
                 inside = profile.isin(self.members_of(condition.audience)[PROFILE])
                 return ~inside if condition.not_part_of else inside
@@ -290,6 +298,16 @@ class Compiler:
         if trait is not None and trait.value_type == "list" and wanted.operator is not Operator.exists:
             return _list_holds(rows["value"], wanted, condition.trait)
         return compare(rows["value"], wanted, self.as_of)
+
+    def _performed(self, profile: ir.StringValue, condition: EventCondition) -> ir.BooleanValue:
+        negated = condition.without_event is not None
+        if condition.where is None:
+            counts = self.people.counts_of(condition.event, window_edges(condition, self.as_of))
+            if counts is not None:
+                return counted(profile, counts, condition, negated=negated)
+        rows = self._events(condition)
+        keyed = rows.select(cdp_key=rows[PROFILE], cdp_id=rows["message_id"])
+        return quantified(profile, keyed, condition, negated=negated, unique=True)
 
     def _events(self, condition: EventCondition) -> ir.Table:
         rows, verdicts, window = self._judged_events(condition)
@@ -352,7 +370,7 @@ def flips(condition: TraitCondition) -> bool:
     return negates(condition) != (condition.without_trait is not None)
 
 
-def window_edges(condition: EventCondition, as_of: dt.datetime) -> tuple[dt.datetime, dt.datetime] | None:
+def window_edges(condition: EventCondition, as_of: dt.datetime) -> Edges | None:
     """The first and last instant of the condition's window, both within it; None without one."""
     if condition.within:
         return as_of - condition.within.delta, as_of

@@ -392,22 +392,27 @@ def quantified(
     ``unique``: no two rows of ``keyed`` have one ``cdp_id``, so that counting rows, which costs less, counts them.
     """
     keyed = keyed.filter(keyed["cdp_key"].notnull())
-
-    def among(found: ir.Table) -> ir.BooleanValue:
-        return key.notnull() & key.isin(found["cdp_key"])
-
-    def counted(verdict: Callable[[ir.IntegerValue], ir.BooleanValue]) -> ir.BooleanValue:
-        counts = keyed.group_by("cdp_key").aggregate(cdp_count=keyed.count() if unique else keyed["cdp_id"].nunique())
-        return among(counts.filter(verdict(counts["cdp_count"])))
-
-    quantifier, number = condition.quantifier
     if negated or condition.zero:
-        return ~among(keyed)
+        return ~_among(key, keyed)
+    if condition.quantifier == ("at_least", 1):
+        return _among(key, keyed)
+    counts = keyed.group_by("cdp_key").aggregate(cdp_count=keyed.count() if unique else keyed["cdp_id"].nunique())
+    return counted(key, counts, condition, negated=negated)
+
+
+def counted(key: ir.Value, counts: ir.Table, condition: EntityCondition | EventCondition, *, negated: bool) -> ir.BooleanValue:
+    """:func:`quantified` of what is counted: (cdp_key, cdp_count), keys unique and not null, no count 0."""
+    quantifier, number = condition.quantifier
+    count = counts["cdp_count"]
+    if negated or condition.zero:
+        return ~_among(key, counts)
     if quantifier == "at_most":
-        return ~counted(lambda count: count > number)
-    if quantifier == "exactly":
-        return counted(lambda count: count == number)
-    return among(keyed) if number == 1 else counted(lambda count: count >= number)
+        return ~_among(key, counts.filter(count > number))
+    return _among(key, counts.filter(count == number if quantifier == "exactly" else count >= number))
+
+
+def _among(key: ir.Value, found: ir.Table) -> ir.BooleanValue:
+    return key.notnull() & key.isin(found["cdp_key"])
 
 
 def enough(count: ir.IntegerValue, condition: EntityCondition, *, negated: bool) -> ir.BooleanValue:

@@ -6,8 +6,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import reduce
-from typing import Any
+from functools import cached_property, reduce
 
 import ibis
 import ibis.expr.types as ir
@@ -177,7 +176,7 @@ class Prepared:
 
 @dataclass
 class Gathered:
-    """Audiences that are written together, and their rows, in scratch tables until then. People are numbers here.
+    """Audiences that are written together, and their rows, in scratch tables until then. People, audiences and paths are numbers there.
 
     Engines write one large table by all their threads, and many small ones one after the other.
     """
@@ -188,23 +187,49 @@ class Gathered:
     scratch: ExitStack
     prepared: list[Prepared] = field(default_factory=list)
     rows: int = 0
+    _keys: list[str] = field(default_factory=list)
+
+    def number_of(self, key: str) -> int:
+        """The number by which an audience goes in the scratch tables."""
+        if key not in self._keys:
+            self._keys.append(key)
+        return self._keys.index(key)
 
     def members_of(self, keys: Sequence[str]) -> ir.Table:
         """(audience, revision, canonical_segment_id, NAME)"""
-        return _of(self.build.warehouse.table(self.members), keys)
+        return self._of(self.build.warehouse.table(self.members), keys).select("audience", "revision", PROFILE, NAME)
 
     def context_of(self, keys: Sequence[str]) -> ir.Table:
         """(audience, revision, canonical_segment_id, path, entity_id, parent_entity_id)"""
-        return _of(self.build.warehouse.table(self.context), keys)
+        rows = self._of(self.build.warehouse.table(self.context), keys)
+        path = _text_of(rows["path_number"], dict(enumerate(self._paths)))
+        return rows.select("audience", "revision", PROFILE, "entity_id", "parent_entity_id", path=path)
+
+    def _of(self, rows: ir.Table, keys: Sequence[str]) -> ir.Table:
+        """The rows of some audiences, with ``audience`` and ``revision``."""
+        numbers = {self.number_of(key): key for key in keys}
+        mine, revisions = rows.filter(rows["number"].isin(list(numbers))), self.build.revisions
+        return mine.mutate(
+            audience=_text_of(mine["number"], numbers),
+            revision=_text_of(mine["number"], {number: revisions[key] for number, key in numbers.items()}),
+        )
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        return [node.path for node in self.build.space.graph.nodes()]
+
+    def path_number(self, path: ir.StringValue) -> ir.IntegerValue:
+        """The number by which a path goes in the scratch tables."""
+        return path.cases(*((one, number) for number, one in enumerate(self._paths)))
 
 
 @contextmanager
 def gathering(build: Build) -> Iterator[Gathered]:
     """Room for the rows of some audiences. DDL: open it outside a transaction."""
-    mine = {"audience": "string", "revision": "string", PROFILE: "int64"}
+    mine = {"number": "int32", PROFILE: "int64"}
     with ExitStack() as scratch:
         members = scratch.enter_context(build.warehouse.scratch_table({**mine, NAME: "string"}))
-        entities = dict.fromkeys(("path", "entity_id", "parent_entity_id"), "string")
+        entities = {"path_number": "int32", "entity_id": "string", "parent_entity_id": "string"}
         context = scratch.enter_context(build.warehouse.scratch_table({**mine, **entities}))
         yield Gathered(build, members, context, scratch)
 
@@ -214,13 +239,17 @@ def prepare(gathered: Gathered, key: str) -> None:
     build, warehouse = gathered.build, gathered.build.warehouse
     builds = builds_of(warehouse, key)
     refuse_dropped(builds, build.as_of, build.space.config.retention_days)
-    stamp = {"audience": ibis.literal(key), "revision": ibis.literal(build.revisions[key])}
+    number = ibis.literal(gathered.number_of(key), type="int32")
     members = gathered.members_of([key]).select(PROFILE, NAME)
     with ExitStack() as scratch:
         keep = (lambda rows: scratch.enter_context(warehouse.staged(rows))) if warehouse.quick_scratch else None
         compiled = build.compiled(key, keep)
-        found = warehouse.insert(gathered.members, compiled.members.select(PROFILE, NAME, **stamp))
-        matched = warehouse.insert(gathered.context, compiled.context_of(members).mutate(**stamp))
+        found = warehouse.insert(gathered.members, compiled.members.select(PROFILE, NAME, number=number))
+        context = compiled.context_of(members)
+        context = context.select(
+            PROFILE, "entity_id", "parent_entity_id", number=number, path_number=gathered.path_number(context["path"])
+        )
+        matched = warehouse.insert(gathered.context, context)
     gathered.rows += (found or 0) + (matched or 0)
     earlier = gathered.scratch.enter_context(members_before(warehouse, key, builds, build.window.key, build.as_of))
     paths = _path_rows(build, compiled.tables)
@@ -244,7 +273,7 @@ def write(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, AudienceRes
     members = gathered.members_of(keys)
     warehouse.insert(AUDIENCE_MEMBERS.ref, named_members(members, "audience", "revision").mutate(**at))
     context = gathered.context_of(keys)
-    warehouse.insert(AUDIENCE_CONTEXT.ref, named_context(context, members, "audience", "revision").mutate(**at))
+    warehouse.insert(AUDIENCE_CONTEXT.ref, named_context(context, build.people.names, "audience", "revision").mutate(**at))
     warehouse.append(PATH_ROWS.ref, _path_row_table(build, some))
     funnels = {one.key: one.funnel for one in some if one.funnel is not None}
     if funnels:
@@ -273,8 +302,8 @@ def write(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, AudienceRes
     }
 
 
-def _of(rows: ir.Table, keys: Sequence[str]) -> ir.Table:
-    return rows.filter(rows["audience"] == keys[0] if len(keys) == 1 else rows["audience"].isin(list(keys)))
+def _text_of(number: ir.IntegerValue, texts: Mapping[int, str]) -> ir.StringValue:
+    return number.cases(*texts.items())
 
 
 def _recording(build: Build, key: str, members: ir.Table, builds: Sequence[Built], earlier: Earlier | None) -> list[Recording]:
@@ -335,55 +364,81 @@ class _Changes:
 
 def _changes(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, _Changes]:
     """The new members of audiences against those of the newest earlier build of each."""
-    build, warehouse = gathered.build, gathered.build.warehouse
-    now = gathered.members_of([one.key for one in some])
-    now = now.select("audience", **{PROFILE: now[NAME]}, was=ibis.literal(0), now=ibis.literal(1))
-    merged = now
+    first: list[str] = []
     former: dict[str, list[str]] = {}
     for one in some:
-        earlier = _earlier_partition(build, one.builds)
-        if earlier is not None:
+        earlier = _earlier_partition(gathered.build, one.builds)
+        if earlier is None:
+            first.append(one.key)
+        else:
             former.setdefault(earlier, []).append(one.key)
-    if former:
-        stored = warehouse.table(AUDIENCE_MEMBERS.ref)
-        old = stored.filter(ibis.or_(*((stored.partition_key == at) & stored.audience.isin(keys) for at, keys in former.items())))
-        ids = build.people.ids
-        # A profile that merged since is, for the comparison, who it is part of now.
-        then = old.left_join(ids, old[PROFILE] == ids["segment_id"])
-        person = ibis.coalesce(then["canonical_segment_id_right"], then["canonical_segment_id"])
-        now = now.union(then.select("audience", **{PROFILE: person}, was=ibis.literal(1), now=ibis.literal(0)))
-        merged = now.group_by("audience", PROFILE).aggregate(was=now["was"].max(), now=now["now"].max())
+    found = _first_changes(gathered, first) if first else {}
+    return found | _changes_since(gathered, former) if former else found
+
+
+def _first_changes(gathered: Gathered, keys: Sequence[str]) -> dict[str, _Changes]:
+    """Everybody entered."""
+    members = gathered.members_of(keys)
+    counted = members.group_by("audience").aggregate(entered=members.count())
+    rows = gathered.build.warehouse.rows(counted, len(keys))
+    entered = {row["audience"]: int(row["entered"]) for row in rows}
+    # People's numbers are in order of their ids.
+    examples = _examples(
+        gathered.build.warehouse,
+        {(key, 1): gathered.members_of([key]).order_by(PROFILE).limit(EXAMPLES).select(person=NAME) for key in entered},
+    )
+    return {key: _Changes(entered.get(key, 0), entered.get(key, 0), 0, tuple(examples.get((key, 1), ())), ()) for key in keys}
+
+
+def _changes_since(gathered: Gathered, former: Mapping[str, Sequence[str]]) -> dict[str, _Changes]:
+    """Against members of other builds: partition -> audiences."""
+    build, warehouse = gathered.build, gathered.build.warehouse
+    keys = [key for some in former.values() for key in some]
+    now = gathered.members_of(keys)
+    now = now.select("audience", **{PROFILE: now[NAME]}, was=ibis.literal(0), now=ibis.literal(1))
+    stored = warehouse.table(AUDIENCE_MEMBERS.ref)
+    old = stored.filter(ibis.or_(*((stored.partition_key == at) & stored.audience.isin(some) for at, some in former.items())))
+    ids = build.people.ids
+    # A profile that merged since is, for the comparison, who it is part of now.
+    then = old.left_join(ids, old[PROFILE] == ids["segment_id"])
+    person = ibis.coalesce(then["canonical_segment_id_right"], then["canonical_segment_id"])
+    both = now.union(then.select("audience", **{PROFILE: person}, was=ibis.literal(1), now=ibis.literal(0)))
+    merged = both.group_by("audience", PROFILE).aggregate(was=both["was"].max(), now=both["now"].max())
     counted = merged.group_by("audience").aggregate(
         members=merged.count(where=merged["now"] == 1),
         entered=merged.count(where=(merged["now"] == 1) & (merged["was"] == 0)),
         departed=merged.count(where=(merged["now"] == 0) & (merged["was"] == 1)),
     )
-    rows = {row["audience"]: row for row in warehouse.rows(counted, len(some))}
-    examples = _examples(warehouse, merged.filter(merged["now"] != merged["was"]), rows.values())
+    rows = {row["audience"]: row for row in warehouse.rows(counted, len(keys))}
+    changed = merged.filter(merged["now"] != merged["was"])
+    wanted = [(key, state) for key, row in rows.items() for state, name in ((1, "entered"), (0, "departed")) if row[name]]
+    examples = _examples(
+        warehouse,
+        {
+            (key, state): changed.filter((changed["audience"] == key) & (changed["now"] == state))
+            .order_by(PROFILE)
+            .limit(EXAMPLES)
+            .select(person=PROFILE)
+            for key, state in wanted
+        },
+    )
     found = {}
-    for one in some:
-        row = rows.get(one.key, {"members": 0, "entered": 0, "departed": 0})
-        came, went = examples.get((one.key, 1), ()), examples.get((one.key, 0), ())
-        found[one.key] = _Changes(int(row["members"]), int(row["entered"]), int(row["departed"]), tuple(came), tuple(went))
+    for key in keys:
+        row = rows.get(key, {"members": 0, "entered": 0, "departed": 0})
+        came, went = examples.get((key, 1), ()), examples.get((key, 0), ())
+        found[key] = _Changes(int(row["members"]), int(row["entered"]), int(row["departed"]), tuple(came), tuple(went))
     return found
 
 
-def _examples(warehouse: Warehouse, changed: ir.Table, counts: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], list[str]]:
-    """A few of those who entered (1) and left (0) each audience."""
-    wanted = [(row["audience"], state) for row in counts for state, name in ((1, "entered"), (0, "departed")) if row[name]]
+def _examples(warehouse: Warehouse, wanted: Mapping[tuple[str, int], ir.Table]) -> dict[tuple[str, int], list[str]]:
+    """A few of those who entered (1) and left (0) each audience, in order. wanted: (person), at most that many."""
     if not wanted:
         return {}
-    parts = [
-        changed.filter((changed["audience"] == key) & (changed["now"] == state))
-        .select("audience", "now", PROFILE)
-        .order_by(PROFILE)
-        .limit(EXAMPLES)
-        for key, state in wanted
-    ]
+    parts = [people.mutate(audience=ibis.literal(key), state=ibis.literal(state)) for (key, state), people in wanted.items()]
     found: dict[tuple[str, int], list[str]] = {}
     rows = warehouse.rows(reduce(lambda left, right: left.union(right), parts), EXAMPLES * len(parts))
-    for row in sorted(rows, key=lambda row: row[PROFILE]):
-        found.setdefault((row["audience"], row["now"]), []).append(row[PROFILE])
+    for row in sorted(rows, key=lambda row: row["person"]):
+        found.setdefault((row["audience"], row["state"]), []).append(row["person"])
     return found
 
 

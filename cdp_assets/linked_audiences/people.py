@@ -7,7 +7,7 @@ says of them (``compile.py``), who a person is (``unified_profiles``).
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 
 import ibis
@@ -28,6 +28,8 @@ from resources.warehouse import Warehouse, timestamp_literal
 
 NAME = "cdp_name"
 """The canonical id of who goes by a number."""
+Edges = tuple[dt.datetime, dt.datetime]
+"""The first and last instant of a window, both within it."""
 
 
 class People:
@@ -37,7 +39,8 @@ class People:
     ``events``: names of the events that the audiences speak about; ``filtered``: those of which more than when and by whom is asked,
     which are then without message ids (None: all). ``joined``: nodes below the profile whose rows are joined to it once, and the columns
     that are asked for (:func:`compile.joined_columns`). ``reach``: how far back before ``as_of`` events of a name are asked for; further without. ``suppressions``: whether anybody may be suppressed; without it the warehouse is asked.
-    ``identifiers``: their types that joins ask for (None: all).
+    ``identifiers``: their types that joins ask for (None: all). ``counted``: events that are counted once for many conditions, with the
+    windows in which they are (:func:`compile.counted_events`).
     ``numbered``: canonical ids are numbers of this object, which engines join and group by at a fraction of what texts cost, in all but
     ``ids``; :meth:`by_number` gives them to rows that have the ids themselves, and members know them as NAME.
     """
@@ -55,12 +58,14 @@ class People:
         joined: Mapping[str, Collection[str]] | None = None,
         reach: Mapping[str, dt.timedelta] | None = None,
         identifiers: Iterable[str] | None = None,
+        counted: Mapping[str, Sequence[Edges | None]] | None = None,
         numbered: bool = False,
     ) -> None:
         self._numbered = numbered
         self._types = None if identifiers is None else sorted(set(identifiers))
         self._reach = reach or {}
         self._joined, self._rows = joined or {}, dict[str, ir.Table]()
+        self._counted, self._counts = counted or {}, dict[str, ir.Table]()
         self._source = (warehouse, graph, as_of)
         self._events = sorted(set(events))
         self._told = filtered is None
@@ -84,7 +89,7 @@ class People:
         return self._keep(canonical_ids_as_of(*self._source))
 
     @cached_property
-    def _names(self) -> ir.Table:
+    def names(self) -> ir.Table:
         """(canonical_segment_id: number, NAME: the id itself) of everybody, where people are numbered."""
         distinct = profiles_as_of(*self._source, self.ids).rename(**{NAME: PROFILE})
         return self._keep(distinct.mutate(**{PROFILE: ibis.row_number().over(ibis.window(order_by=NAME)).cast("int64")}))
@@ -98,7 +103,7 @@ class People:
         """Rows by canonical id, as they are compared with people: of those who are here, by their numbers, where these are numbered."""
         if not self._numbered:
             return rows
-        numbers = self._names.rename(cdp_number=PROFILE)
+        numbers = self.names.rename(cdp_number=PROFILE)
         others = [name for name in rows.columns if name != PROFILE]
         joined = rows.join(numbers, rows[PROFILE] == numbers[NAME])
         return joined.select(*others, **{PROFILE: joined["cdp_number"]})
@@ -109,7 +114,7 @@ class People:
 
         With NAME, where people are numbered.
         """
-        profiles = self._names if self._numbered else profiles_as_of(*self._source, self.ids)
+        profiles = self.names if self._numbered else profiles_as_of(*self._source, self.ids)
         barring = any_suppressions(self._source[0]) if self._suppressions is None else self._suppressions
         if barring:
             profiles = profiles.anti_join(suppressed_as_of(*self._source, self._ids), PROFILE)
@@ -146,14 +151,27 @@ class People:
         ids = performed["message_id"] if self._told else ibis.null("string")
         return self._keep(performed.select(PROFILE, "event", "timestamp", message_id=ids, **documents))
 
+    def counts_of(self, event: str, window: Edges | None) -> ir.Table | None:
+        """(cdp_key: canonical_segment_id, cdp_count) of those who performed an event within a window, where many ask for it."""
+        windows = list(self._counted.get(event, ()))
+        if window not in windows:
+            return None
+        if event not in self._counts:
+            rows = self.events.filter(self.events["event"] == event)
+            within = [None if edges is None else rows["timestamp"].between(*map(timestamp_literal, edges)) for edges in windows]
+            counts = {f"count_{number}": rows.count(where=inside) for number, inside in enumerate(within)}
+            self._counts[event] = self._keep(rows.group_by(PROFILE).aggregate(**counts))
+        counts_now = self._counts[event]
+        found = counts_now.select(cdp_key=counts_now[PROFILE], cdp_count=counts_now[f"count_{windows.index(window)}"])
+        return found.filter(found["cdp_key"].notnull() & (found["cdp_count"] > 0))
+
 
 def named_members(members: ir.Table, *others: str) -> ir.Table:
     """(canonical_segment_id, …) of members among people who are numbered, with ``others`` of their columns."""
     return members.select(*others, **{PROFILE: members[NAME]})
 
 
-def named_context(context: ir.Table, members: ir.Table, *others: str) -> ir.Table:
-    """The context of members among people who are numbered, by their ids. ``others``: columns that both have, of one audience each."""
-    names = members.select(*others, PROFILE, NAME)
-    joined = context.join(names, [*others, PROFILE])
+def named_context(context: ir.Table, names: ir.Table, *others: str) -> ir.Table:
+    """Context of people who are numbered, by their ids, with ``others`` of its columns. names: (canonical_segment_id: number, NAME)."""
+    joined = context.join(names.select(PROFILE, NAME), PROFILE)
     return joined.select(*others, "path", "entity_id", "parent_entity_id", **{PROFILE: joined[NAME]})

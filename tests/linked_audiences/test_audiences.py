@@ -348,6 +348,20 @@ def test_entered_and_left_compare_with_the_newest_earlier_build_and_follow_merge
 
 
 @pytest.mark.snowflake
+def test_who_came_and_went_is_shown_by_the_first_of_them(duckdb_warehouse: Warehouse) -> None:
+    world = bank(accounts=[(number, f"p{number}@x") for number in range(9)])
+    for number in reversed(range(9)):
+        world.profile(f"p{number}", email=f"p{number}@x")
+    world.write(duckdb_warehouse)
+    kept, made = one_group("kept", {"with_entity": "accounts"}), one_group("made", {"with_entity": "accounts"})
+    assert build(duckdb_warehouse, bank_space(kept))["kept"].came == ("p0", "p1", "p2", "p3", "p4")
+    # Of those that are built together some have been before, and some have not.
+    nobody = one_group("kept", {"without_entity": "accounts"})
+    found = build(duckdb_warehouse, bank_space(nobody, made))
+    assert (found["kept"].went, found["kept"].left, found["kept"].came) == (("p0", "p1", "p2", "p3", "p4"), 9, ())
+    assert (found["made"].came, found["made"].entered, found["made"].went) == (("p0", "p1", "p2", "p3", "p4"), 9, ())
+
+
 def test_both_engines_give_the_same_members_and_context(duckdb_warehouse: Warehouse, snowflake_warehouse: Warehouse) -> None:
     world = bank(
         accounts=[(1, "p@x", "checking", 1.5, dt.date(2026, 4, 1)), (2, "p@x", "savings"), (3, "q@x", "checking", None, None)],

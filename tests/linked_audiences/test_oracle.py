@@ -20,6 +20,7 @@ from cdp_assets.linked_audiences.compile import (
     CompiledAudience,
     compile_audience,
     compile_inline,
+    counted_events,
     identifier_types_of,
     joined_columns,
     reach_of,
@@ -91,6 +92,7 @@ def by_the_product(warehouse: Warehouse, drawn: Town, logins: dict[str, int]) ->
             keep=keep,
             suppressions=False,
             joined=joined_columns(drawn.made.graph, drawn.made.audiences.values()),
+            counted=counted_events(drawn.made.audiences.values(), AS_OF),
             reach=reach_of(drawn.made.audiences.values()),
             identifiers=identifier_types_of(drawn.made.graph, drawn.made.audiences.values()),
             numbered=True,
@@ -110,7 +112,7 @@ def by_the_product(warehouse: Warehouse, drawn: Town, logins: dict[str, int]) ->
             )
             staged[key] = keep(compiled.members)
             who = sorted(row["canonical_segment_id"] for row in warehouse.rows(named_members(staged[key]), 10_000))
-            context = named_context(compiled.context_of(staged[key]), staged[key])
+            context = named_context(compiled.context_of(staged[key]), people.names)
             found[key] = (who, witnesses(warehouse, context))
     return found
 
