@@ -18,16 +18,8 @@ from cdp_assets.linked_audiences.compile import (
     reach_of,
 )
 from cdp_assets.linked_audiences.entity_history import take_snapshots
-from cdp_assets.linked_audiences.partition import (
-    AudienceResult,
-    Build,
-    Gathered,
-    Prepared,
-    entities_of,
-    gathering,
-    prepare,
-    write,
-)
+from cdp_assets.linked_audiences.gathered import Build, Gathered, Prepared, entities_of, gathering
+from cdp_assets.linked_audiences.partition import AudienceResult, prepare, write
 from cdp_assets.linked_audiences.people import People
 from cdp_assets.linked_audiences.tables import BUILDS, TABLES
 from cdp_assets.space.conditions import audience_references, trait_references
