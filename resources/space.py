@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 import dagster as dg
 import duckdb
@@ -20,9 +19,7 @@ from cdp_assets.space.space import Space
 from resources.space_folder import landing_folder, load
 from resources.warehouse import Warehouse
 from resources.warehouse.open import open_warehouse
-
-# Until the next step of a run; less than what other processes wait before they ask for the file again.
-LINGER: Final = 0.2
+from resources.warehouse.resting import LINGER
 
 __all__ = ["SpaceResource", "landing_folder", "load"]
 

@@ -12,8 +12,12 @@ import threading
 from collections.abc import Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Final
 
 import duckdb
+
+# Seconds, until the next step of a run; less than what other processes wait before they ask for the file again.
+LINGER: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ def release(path: str | None = None) -> None:
                 _rested.pop(one).stack.close()
 
 
+def _before_fork() -> None:
+    # A database must not be closed by two processes; and a lock that another thread holds now would be held for ever in the new one.
+    _lock.acquire()
+    release()
+
+
 atexit.register(release)
-# A database must not be closed by two processes.
-os.register_at_fork(before=release)
+os.register_at_fork(before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release)

@@ -25,6 +25,7 @@ from resources.destinations import Connection, Destination
 from resources.destinations import http as wire
 from resources.destinations.registry import capabilities, connect
 from resources.warehouse.duckdb import open_duckdb
+from resources.warehouse.resting import LINGER, release
 from tests.destination_syncs.lab import GRAPH, FakeDestination, Lab, activation
 from tests.faults.killing import copy_of
 
@@ -163,7 +164,7 @@ class RealLab(Lab):
 
 @dataclass
 class World:
-    """One activation of one destination. Every phase opens and closes the files, as runs do."""
+    """One activation of one destination. Every phase opens and closes the files as runs do, with the moment that they stay open."""
 
     folder: Path
     twins: str
@@ -223,7 +224,7 @@ class World:
             return sync_activation(
                 request,
                 Surroundings(
-                    open_warehouse=lambda: open_duckdb(self.warehouse_file),
+                    open_warehouse=lambda: open_duckdb(self.warehouse_file, linger=LINGER),
                     journal=journal,
                     connect=self._connect,
                     clock=lambda: self.now,
@@ -274,6 +275,7 @@ class World:
 
     def keep(self, twins_file: Path, kept: Path) -> None:
         """Copy the files as they are now."""
+        release()
         kept.mkdir()
         shutil.copy(self.warehouse_file, kept)
         for source in (self.folder / "journal.sqlite", twins_file):
@@ -284,6 +286,7 @@ class World:
 
     def take_back(self, kept: Path, twins_file: Path) -> None:
         """Make the files what they were when they were kept."""
+        release()
         for left in self.folder.glob("space.duckdb*"):
             left.unlink()
         for left in self.folder.glob("journal.sqlite*"):
