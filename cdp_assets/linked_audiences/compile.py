@@ -47,6 +47,7 @@ MembersOf = Callable[[str], ir.Table]
 TraitValues = Callable[[str], ir.Table]
 """Computed trait key -> (canonical_segment_id, value_text, value_number) at the same as_of."""
 Keep = Callable[[ir.Table], ir.Table]
+"""What is read several times -> the table that it was computed into."""
 _ANY_INSTANT = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
@@ -129,16 +130,20 @@ def compile_inline(
     return compiled(key, ())
 
 
+def _event_conditions(audience: Audience) -> list[EventCondition]:
+    return [c for group in audience.groups for c in group.conditions if isinstance(c, EventCondition)]
+
+
 def events_of(audience: Audience) -> set[str]:
     """Events that the audience speaks about."""
-    return {c.event for group in audience.groups for c in group.conditions if isinstance(c, EventCondition)}
+    return {condition.event for condition in _event_conditions(audience)}
 
 
 def reach_of(audiences: Iterable[Audience]) -> dict[str, dt.timedelta]:
     """Events that are only asked for within windows, with the farthest of these."""
     found: dict[str, dt.timedelta | None] = {}
     for audience in audiences:
-        for condition in (c for group in audience.groups for c in group.conditions if isinstance(c, EventCondition)):
+        for condition in _event_conditions(audience):
             edges = window_edges(condition, _ANY_INSTANT)
             span = _ANY_INSTANT - edges[0] if edges else None
             known = found.get(condition.event, dt.timedelta(0))
@@ -150,7 +155,7 @@ def counted_events(audiences: Iterable[Audience], as_of: dt.datetime) -> dict[st
     """Events of which several conditions ask how often they happened and nothing else, with the windows that these ask about."""
     found: dict[str, list[Edges | None]] = {}
     for audience in audiences:
-        for condition in (c for group in audience.groups for c in group.conditions if isinstance(c, EventCondition)):
+        for condition in _event_conditions(audience):
             if condition.where is None:
                 found.setdefault(condition.event, []).append(window_edges(condition, as_of))
     return {event: list(dict.fromkeys(windows)) for event, windows in found.items() if len(windows) > 1}
@@ -158,9 +163,7 @@ def counted_events(audiences: Iterable[Audience], as_of: dt.datetime) -> dict[st
 
 def filtered_events_of(audience: Audience) -> set[str]:
     """Those of which the audience asks more than when they happened."""
-    return {
-        c.event for group in audience.groups for c in group.conditions if isinstance(c, EventCondition) and c.where is not None
-    }
+    return {condition.event for condition in _event_conditions(audience) if condition.where is not None}
 
 
 def joined_columns(graph: DataGraph, audiences: Iterable[Audience]) -> dict[str, set[str]]:

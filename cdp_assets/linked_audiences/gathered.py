@@ -15,15 +15,9 @@ from cdp_assets.computed_traits.tables import stored_values
 from cdp_assets.data_graph.model import Entity
 from cdp_assets.linked_audiences.compile import PROFILE, CompiledAudience, Keep, compile_audience, nodes_of
 from cdp_assets.linked_audiences.entity_history import has_history
-from cdp_assets.linked_audiences.history import (
-    Built,
-    Earlier,
-    moved_people,
-)
+from cdp_assets.linked_audiences.history import Built, Earlier, moved_people
 from cdp_assets.linked_audiences.people import NAME, People
-from cdp_assets.linked_audiences.tables import (
-    stored_members,
-)
+from cdp_assets.linked_audiences.tables import stored_members
 from cdp_assets.space.builds import KIND_CURRENT, KIND_HISTORY
 from cdp_assets.space.operators import ConditionError
 from cdp_assets.space.space import Space

@@ -194,10 +194,13 @@ class DuckDBWarehouse(Warehouse):
         self.close()
 
     def close(self) -> None:
-        if self.linger and not self._depth:
-            rest(self.path, Rested(self._connection, self._stack, self._setup), self.linger)
+        # Closing once more must not touch a connection that somebody else may have by then.
+        stack, self._stack = self._stack, ExitStack()
+        linger, self.linger = self.linger, 0.0
+        if linger and not self._depth:
+            rest(self.path, Rested(self._connection, stack, self._setup), linger)
         else:
-            self._stack.close()
+            stack.close()
 
 
 @functools.cache

@@ -65,6 +65,17 @@ def test_without_a_moment_a_file_is_let_go_at_once(tmp_path: Path) -> None:
     assert asks(path)
 
 
+def test_who_closes_twice_does_not_end_what_somebody_else_has_by_then(tmp_path: Path) -> None:
+    path = tmp_path / "space.duckdb"
+    first = open_duckdb(path, linger=60.0)
+    first.close()
+    first.close()
+    with open_duckdb(path, linger=60.0) as second:
+        first.close()
+        second.ensure_schema("x")
+    release()
+
+
 def test_an_error_ends_the_connection(tmp_path: Path) -> None:
     path = tmp_path / "space.duckdb"
     with pytest.raises(ValueError, match="of the step"), open_duckdb(path, linger=60.0):
