@@ -19,6 +19,7 @@ from cdp_assets.linked_audiences.compile import (
 )
 from cdp_assets.linked_audiences.entity_history import take_snapshots
 from cdp_assets.linked_audiences.gathered import Build, Gathered, Prepared, entities_of, gathering
+from cdp_assets.linked_audiences.history import builds_of
 from cdp_assets.linked_audiences.partition import AudienceResult, prepare, write
 from cdp_assets.linked_audiences.people import People
 from cdp_assets.linked_audiences.tables import BUILDS, TABLES
@@ -106,7 +107,9 @@ def build_audiences(
             identifiers=identifier_types_of(space.graph, [space.audiences[key] for key in ordered]),
             numbered=True,
         )
-        build = Build(warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels)
+        build = Build(
+            warehouse, space, window, as_of, loaded_at, run_id, revisions, people, stack, funnels, builds_of(warehouse, ordered)
+        )
         there = _built_already(warehouse, window)
         take_snapshots(warehouse, space.config, entities_of(space, ordered), as_of)
         waiting = ordered

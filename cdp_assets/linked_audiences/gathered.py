@@ -40,6 +40,7 @@ class Build:
     people: People
     scratch: ExitStack
     funnels: bool
+    builds: Mapping[str, Sequence[Built]]
     counts: dict[TableRef, int] = field(default_factory=dict)
     moves: dict[tuple[dt.datetime, dt.datetime], ir.Table] = field(default_factory=dict)
 

@@ -30,7 +30,7 @@ from cdp_assets.unified_profiles.tables import canonical_ids_as_of
 from resources.warehouse import Warehouse, timestamp_literal
 
 PROFILE = "canonical_segment_id"
-_MOST_BUILDS = 100_000
+_MOST_BUILDS = 100_000  # of an audience
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,15 @@ class Earlier:
     members: ir.Table
 
 
-def builds_of(warehouse: Warehouse, audience: str) -> list[Built]:
-    """The built partitions of an audience that have their members, oldest first."""
+def builds_of(warehouse: Warehouse, audiences: Sequence[str]) -> dict[str, list[Built]]:
+    """The built partitions of audiences that have their members, oldest first."""
+    found: dict[str, list[Built]] = {audience: [] for audience in audiences}
     builds = warehouse.table(BUILDS.ref)
-    rows = warehouse.rows(builds.filter(builds.asset == audience).order_by("as_of", "partition_key"), _MOST_BUILDS)
-    return [Built(row["partition_key"], row["as_of"].replace(tzinfo=dt.UTC), row["revision"], row["kind"]) for row in rows]
+    theirs = builds.filter(builds.asset.isin(list(found))).order_by("as_of", "partition_key")
+    for row in warehouse.rows(theirs, _MOST_BUILDS * len(found)):
+        built = Built(row["partition_key"], row["as_of"].replace(tzinfo=dt.UTC), row["revision"], row["kind"])
+        found[row["asset"]].append(built)
+    return found
 
 
 def before(builds: Sequence[Built], as_of: dt.datetime) -> Built | None:

@@ -19,7 +19,6 @@ from cdp_assets.linked_audiences.history import (
     Built,
     Earlier,
     after,
-    builds_of,
     drop_old,
     first_transitions,
     members_before,
@@ -77,7 +76,7 @@ class AudienceResult:
 def prepare(gathered: Gathered, key: str) -> None:
     """Compute an audience, to be written with the others."""
     build, warehouse = gathered.build, gathered.build.warehouse
-    builds = builds_of(warehouse, key)
+    builds = build.builds.get(key, [])
     refuse_dropped(builds, build.as_of, build.space.config.retention_days)
     number = ibis.literal(gathered.number_of(key), type="int32")
     members = gathered.members_of([key]).select(PROFILE, NAME)

@@ -341,7 +341,8 @@ class Warehouse(ABC):
     def _folded_select(self, expression: ir.Table, columns: Sequence[str] | None = None) -> str:
         names = list(columns or expression.columns)
         renamed = {self._fold(name): expression[name] for name in names}
-        return self.sql(expression.select(**renamed))
+        # Every projection costs when it is compiled, whether or not it changes anything.
+        return self.sql(expression if list(renamed) == list(expression.columns) else expression.select(**renamed))
 
     def insert(self, ref: TableRef, expression: ir.Table) -> int | None:
         """Append rows. Columns are matched by name; columns that the expression lacks become NULL."""
@@ -350,12 +351,8 @@ class Warehouse(ABC):
         if unknown:
             raise WarehouseError(f"table {ref} has no column {', '.join(unknown)}")
         names = [name for name in schema if name in expression.columns]
-        casted = expression.select(
-            **{
-                name: expression[name] if expression[name].type() == schema[name] else expression[name].cast(schema[name])
-                for name in names
-            }
-        )
+        casts = {name: expression[name].cast(schema[name]) for name in names if expression[name].type() != schema[name]}
+        casted = expression.mutate(**casts) if casts else expression
         columns = ", ".join(self._identifier(name).sql(self.dialect) for name in names)
         return self._run(f"INSERT INTO {self.name(ref)} ({columns}) {self._folded_select(casted, names)}")
 

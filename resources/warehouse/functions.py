@@ -9,6 +9,7 @@ A ``path`` is a JSON array of object keys, written with :func:`path`, never a do
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +18,8 @@ import ibis
 import ibis.expr.types as ir
 import sqlglot
 from ibis.backends.sql import compilers
+from ibis.backends.sql.compilers.base import SQLGlotCompiler
+from ibis.common.patterns import AnyOf, InstanceOf, NoMatch, Object, Pattern
 from sqlglot import exp
 
 
@@ -349,6 +352,40 @@ def localise(tree: exp.Expr, dialect: str) -> exp.Expr:
     return tree.transform(replace, copy=False)
 
 
+@functools.cache
+def _compilers(dialect: str) -> tuple[SQLGlotCompiler, SQLGlotCompiler, dict[type, list[Pattern]]]:
+    """A dialect's compiler, the same without the rewrites that it begins with, and what these look for, by type of operation."""
+    whole = getattr(compilers, dialect).compiler
+    lean = type("Lean", (type(whole),), {"__slots__": (), "rewrites": (), "LOWERED_OPS": {}, "lowered_ops": {}})()
+    wanted: dict[type, list[Pattern]] = {}
+    for rewrite in (*whole.rewrites, *whole.lowered_ops.values()):
+        for operation in _operations(rewrite.matcher):
+            wanted.setdefault(operation, []).append(rewrite.matcher)
+    return whole, lean, wanted
+
+
+def _operations(pattern: Pattern) -> set[type]:
+    """Types of operations, or what they derive from, of which the pattern may match one."""
+    match pattern:
+        case Object():
+            return _operations(pattern.type)
+        case AnyOf():
+            return {operation for one in pattern.patterns for operation in _operations(one)}
+        case InstanceOf():
+            return {pattern.type}
+    return {object}
+
+
+def _compiler_of(expression: ir.Expr, dialect: str) -> SQLGlotCompiler:
+    """Each rewrite that a compiler begins with walks the whole expression, and few expressions hold anything that one is for."""
+    whole, lean, wanted = _compilers(dialect)
+    for node in expression.op().find(tuple(wanted)):
+        patterns = (one for operation, some in wanted.items() if isinstance(node, operation) for one in some)
+        if any(one.match(node, {}) is not NoMatch for one in patterns):
+            return whole
+    return lean
+
+
 def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str, exp.Expr] | None = None) -> exp.Expr:
     """Ibis expression as a sqlglot tree of ``dialect``, neutral functions localised, user queries put in place.
 
@@ -356,7 +393,7 @@ def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str
     """
     # The compiler's own tree: ibis.to_sql would print it, and we would parse it again, at half the cost of a small query.
     # It shares nodes between places; a copy gives each place its own, so that replacing one replaces it everywhere.
-    tree = getattr(compilers, dialect).compiler.to_sqlglot(expression.unbind()).copy()
+    tree = _compiler_of(expression, dialect).to_sqlglot(expression).copy()
     if dialect == "duckdb":
         _open_once(tree)
     # Bottom-up within one pass would skip calls nested in a replaced call's arguments; repeat until none is left.

@@ -6,6 +6,9 @@ import base64
 import datetime as dt
 import gzip
 import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +16,10 @@ import pytest
 from cdp_assets.destination_syncs.ledger import Selection, replay
 from cdp_assets.destination_syncs.tables import LEDGER
 from cdp_assets.raw_events.tables import MESSAGES
+from cdp_assets.space.home import Home
 from cdp_assets.unified_profiles.tables import canonical_ids_as_of, consent_as_of, events_as_of, identifiers_as_of
 from resources.space import landing_folder, load
-from tests.e2e.conftest import END, HOUR, Stage
+from tests.e2e.conftest import END, HOUR, ROOT, Stage, copied, make
 
 KINESIS = """  kinesis:
     type: kinesis
@@ -46,12 +50,25 @@ first_run: send
 SINCE = dt.datetime(2026, 10, 3)
 
 
-@pytest.fixture
-def stage(owl_bank: Stage) -> Stage:
-    config = owl_bank.directory / "space.yaml"
+@pytest.fixture(scope="module")
+def streaming(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``space/`` and ``home/``: owl_bank with nothing to send but a stream, generated."""
+    folder = tmp_path_factory.mktemp("streaming")
+    shutil.copytree(ROOT / "spaces" / "owl_bank", folder / "space")
+    for room in ("traits", "audiences", "activations", "tests"):
+        shutil.rmtree(folder / "space" / room)
+    config = folder / "space" / "space.yaml"
     config.write_text(config.read_text().replace("destinations:\n", f"destinations:\n{KINESIS}", 1))
-    (owl_bank.directory / "activations" / "payments.yaml").write_text(STREAM)
-    return owl_bank
+    (folder / "space" / "activations").mkdir()
+    (folder / "space" / "activations" / "payments.yaml").write_text(STREAM)
+    make(folder / "space", Home(folder / "home"), profiles=150, days=6)
+    return folder
+
+
+@pytest.fixture
+def stage(streaming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    with copied(streaming, tmp_path / "stage", monkeypatch) as stage:
+        yield stage
 
 
 def sent(stage: Stage) -> list[dict[str, Any]]:

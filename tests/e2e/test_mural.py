@@ -1,4 +1,4 @@
-"""The mural space, whole: one run delivers to every system what the ledger says, and a second one sends nothing."""
+"""The mural space, whole: a run delivers to every system what the ledger says and the truth asks for, and a second one sends nothing."""
 
 from __future__ import annotations
 
@@ -6,38 +6,51 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
 import pytest
 
+from cdp_assets.generate import generate
 from cdp_assets.pipeline import run_space
 from cdp_assets.space.home import Home
 from resources.sandbox.facebook import AUDIENCE_ID
 from resources.sandbox.linkedin import SEGMENT_ID
 from resources.sandbox.marketo import LIST_ID
 from resources.sandbox.server import sandbox
+from resources.space import load
+from tests.e2e.against_truth import held_by_twin, reported, wanted
 from tests.e2e.conftest import END, HOUR, ROOT, Stage, make
+from tests.truth import expected_operations as truth
+
+
+@dataclass
+class Mural(Stage):
+    """``expected``: what the newest run had to do, and what destinations hold then."""
+
+    expected: tuple[dict[str, truth.Expected], Any] = field(kw_only=True)
 
 
 @pytest.fixture(scope="module")
-def mural(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, dict[str, Any]]]:
+def mural(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mural, dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("mural")
     shutil.copytree(ROOT / "spaces" / "mural", folder / "space")
     home = Home(folder / "home")
     make(folder / "space", home, profiles=200, days=6)
     with sandbox(home.sandbox) as url, pytest.MonkeyPatch.context() as patch:
         patch.setenv("CDP_SANDBOX_URL", url)
+        expected = truth.sync("mural", {}, truth.snapshot(home.root, "mural", END))
         report = run_space(folder / "space", home, as_of=END)
         assert report.failures == {}
-        yield Stage(folder / "space", home, url), report.summary
+        yield Mural(folder / "space", home, url, expected=expected), report.summary
 
 
 def held(stage: Stage, place: str) -> list[dict[str, Any]]:
     return [record["fields"] for record in stage.twin(place)["records"]]
 
 
-def test_every_integration_delivers(mural: tuple[Stage, dict[str, Any]]) -> None:
+def test_every_integration_delivers(mural: tuple[Mural, dict[str, Any]]) -> None:
     _, summary = mural
     assert {key for key, counts in summary["activations"].items() if not counts["delivered"]} == set()
     assert all(not counts["rejected"] and not counts["unknown"] for counts in summary["activations"].values())
@@ -45,7 +58,13 @@ def test_every_integration_delivers(mural: tuple[Stage, dict[str, Any]]) -> None
     assert summary["pulled_sources"]["qualified_leads"] == summary["activations"]["qualified_leads"]["delivered"]
 
 
-def test_each_system_holds_what_was_delivered_to_it(mural: tuple[Stage, dict[str, Any]]) -> None:
+def test_what_was_sent_equals_the_truth(mural: tuple[Mural, dict[str, Any]]) -> None:
+    stage, summary = mural
+    accounts, _ = stage.expected
+    assert reported(summary, accounts) == wanted(accounts)
+
+
+def test_each_system_holds_what_was_delivered_to_it(mural: tuple[Mural, dict[str, Any]]) -> None:
     stage, summary = mural
     delivered = {key: counts["delivered"] for key, counts in summary["activations"].items()}
     assert len(held(stage, f"facebook/records?object=audience/{AUDIENCE_ID}")) == delivered["lookalike_facebook"]
@@ -62,7 +81,7 @@ def test_each_system_holds_what_was_delivered_to_it(mural: tuple[Stage, dict[str
     ]
 
 
-def test_a_message_about_a_renewal_names_account_and_manager(mural: tuple[Stage, dict[str, Any]]) -> None:
+def test_a_message_about_a_renewal_names_account_and_manager(mural: tuple[Mural, dict[str, Any]]) -> None:
     stage, _ = mural
     with stage.warehouse() as warehouse:
         from resources.warehouse import TableRef
@@ -76,7 +95,7 @@ def test_a_message_about_a_renewal_names_account_and_manager(mural: tuple[Stage,
         assert (user["arr"], user["csm_name"]) == (account["arr"], account["csm_name"])
 
 
-def test_the_stream_of_leads_ends_in_marketo(mural: tuple[Stage, dict[str, Any]]) -> None:
+def test_the_stream_of_leads_ends_in_marketo(mural: tuple[Mural, dict[str, Any]]) -> None:
     stage, _ = mural
     records = [json.loads(base64.b64decode(one["Data"])) for one in held(stage, "kinesis/records?object=qualified-leads")]
     leads = {lead["email"]: lead for lead in held(stage, "marketo/records?object=leads")}
@@ -87,7 +106,7 @@ def test_the_stream_of_leads_ends_in_marketo(mural: tuple[Stage, dict[str, Any]]
     assert {email: leads[email]["Mql_Page__c"] for email in newest} == newest
 
 
-def test_nps_responses_are_events_and_entities(mural: tuple[Stage, dict[str, Any]]) -> None:
+def test_nps_responses_are_events_and_entities(mural: tuple[Mural, dict[str, Any]]) -> None:
     stage, summary = mural
     file = stage.home.warehouse_file("mural")
     with duckdb.connect(str(file), read_only=True) as connection:
@@ -97,24 +116,38 @@ def test_nps_responses_are_events_and_entities(mural: tuple[Stage, dict[str, Any
     assert low > 0
 
 
-def test_a_second_run_sends_nothing(mural: tuple[Stage, dict[str, Any]]) -> None:
+def test_a_second_run_sends_nothing(mural: tuple[Mural, dict[str, Any]]) -> None:
     stage, _ = mural
-    report = run_space(stage.directory, stage.home, as_of=END)
+    report = stage.run()
     assert report.failures == {}
     assert {key: counts["delivered"] for key, counts in report.summary["activations"].items() if counts["delivered"]} == {}
+
+
+def test_another_day_equals_the_truth(mural: tuple[Mural, dict[str, Any]]) -> None:
+    stage, _ = mural
+    with stage.warehouse() as warehouse:
+        generate(load(stage.directory), warehouse, stage.home, profiles=0, days=0, seed=0, end=END, more="1d")
+    stage.now = END + 24 * HOUR
+    accounts, ledger = truth.sync("mural", stage.expected[1], truth.snapshot(stage.home.root, "mural", stage.now))
+    report = stage.run()
+    assert report.failures == {}
+    assert reported(report.summary, accounts) == wanted(accounts)
+    assert sum(expected.delivered for expected in accounts.values()) > 0
+    for activation in accounts:
+        assert truth.differences("mural", activation, ledger, held_by_twin(stage.url, activation)) == []
 
 
 # Nothing can be taken back from these: events stay where they were sent.
 APPENDING = {"qualified_leads", "champions_analytics"}
 
 
-def test_when_everybody_withdraws_no_system_that_can_forget_holds_anybody(mural: tuple[Stage, dict[str, Any]]) -> None:
+def test_when_everybody_withdraws_no_system_that_can_forget_holds_anybody(mural: tuple[Mural, dict[str, Any]]) -> None:
     stage, _ = mural
     present = people_in(stage)
     assert sum(present.values()) > 300
     assert set(present) > APPENDING
     stage.withdraw("mural", stage.people("mural"))
-    report = run_space(stage.directory, stage.home, as_of=END + HOUR)
+    report = stage.run(stage.now + HOUR)
     assert report.failures == {}
     assert set(people_in(stage)) <= APPENDING
     assert held(stage, f"facebook/records?object=audience/{AUDIENCE_ID}") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 import pytest
+from ibis.backends.sql import compilers
 
 from resources.warehouse import (
     MissingTableError,
@@ -293,3 +295,40 @@ def test_a_template_is_built_once_and_runs_with_other_values(things: Warehouse) 
     assert rows("it's", 1, later) == [{"id": "a", "label": "it's", "number": 1, "early": True}]
     assert rows("cdp", 2, later.replace(year=2025)) == [{"id": "a", "label": "cdp", "number": 2, "early": False}]
     assert len(built) == 1
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "snowflake", "databricks", "bigquery"])
+@pytest.mark.parametrize(
+    "rewritten",
+    [
+        pytest.param(lambda t: t.number, id="nothing"),
+        pytest.param(lambda t: t.text.isin(["a", "b"]), id="among some"),
+        pytest.param(lambda t: t.text.isin([]), id="among none"),
+        pytest.param(lambda t: ibis.row_number().over(ibis.window(group_by=t.text)), id="numbered in any order"),
+        pytest.param(lambda t: ibis.row_number().over(ibis.window(order_by=t.text)), id="numbered in order"),
+        pytest.param(lambda t: t.number.sum().over(ibis.window(group_by=t.text)), id="summed"),
+        pytest.param(lambda t: t.number.lag().over(ibis.window(order_by=t.text)), id="the one before"),
+        pytest.param(lambda t: t.number.nth(1).over(ibis.window(order_by=t.text)), id="the second"),
+        pytest.param(lambda t: ibis.ntile(4).over(ibis.window(order_by=t.text)), id="quartiles"),
+        pytest.param(lambda t: t.text.find("a"), id="position"),
+        pytest.param(lambda t: t.text.substr(1, 2), id="part"),
+        pytest.param(lambda t: t.text.capitalize(), id="capitals"),
+        pytest.param(lambda t: t.number.log2(), id="logarithm"),
+        pytest.param(lambda t: t.number.bucket([0, 1, 2]), id="buckets"),
+        pytest.param(lambda t: ibis.array([t.number]).map(lambda one: one + 1).length(), id="mapped"),
+    ],
+)
+def test_a_compiler_without_rewrites_says_the_same_where_it_is_used(
+    dialect: str, rewritten: Callable[[ir.Table], ir.Value]
+) -> None:
+    things = ibis.table({"number": "int64", "text": "string"}, name="things")
+    within = things.filter(things.number > 1).mutate(found=rewritten(things)).limit(5)
+    assert fn.compile_expression(within, dialect).sql(dialect) == getattr(compilers, dialect).compiler.to_sqlglot(within).sql(
+        dialect
+    )
+
+
+def test_few_expressions_need_the_rewrites_of_a_compiler() -> None:
+    things = ibis.table({"number": "int64", "text": "string"}, name="things")
+    plain, empty = things.filter(things.text.isin(["a"])), things.filter(things.text.isin([]))
+    assert [fn._compiler_of(one, "duckdb").rewrites == () for one in (plain, empty)] == [True, False]
