@@ -122,8 +122,7 @@ def fields_of(mapping: Mapping[str, Any], columns: Sequence[str], destination: s
             places[name] = columns.index(path[1])
         elif _same_everywhere(value, path):
             try:
-                found = prepare({_FIELD: value})(empty).get(_FIELD, UNDEFINED)
-                orjson.dumps(None if found is UNDEFINED else found)
+                found = _alike(value, empty)
             except (MappingError, TypeError):
                 return None
             if found is not UNDEFINED:
@@ -145,6 +144,18 @@ def _same_everywhere(value: Any, path: tuple[str, ...] | None) -> bool:
     if path is not None:
         return bool(path) and path[0] != "properties"
     return reads(value) == frozenset() and "@liquid" not in str(value)
+
+
+def _alike(value: Any, message: Mapping[str, Any]) -> Any:
+    """What a field is in every message, UNDEFINED for nothing. Raises MappingError, and TypeError for what JSON has no word for."""
+    found = prepare({_FIELD: value})(message).get(_FIELD, UNDEFINED)
+    orjson.dumps(None if found is UNDEFINED else found)
+    return found
+
+
+def constant_of(value: Any) -> tuple[Any] | None:
+    """The value of a field that looks at nothing of a message, UNDEFINED for none; None where it looks at something. Raises as ``_alike``."""
+    return (_alike(value, {}),) if reads(value) == frozenset() and "@liquid" not in str(value) else None
 
 
 def path_of(value: Any) -> tuple[str, ...] | None:

@@ -88,7 +88,8 @@ def sent_messages(
             held_back = ""
         except FqlError as error:
             held_back = f"the condition has no answer: {error.cause}"
-        message = {field: plain(document[field]) for field in COLUMNS if document.get(field) is not None}
+        said = {field: document.get(field) for field in COLUMNS}
+        message = {field: plain(value) for field, value in said.items() if value is not None}
         if held_back:
             return message, held_back
         changed = transformed(message, source)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,6 +22,7 @@ import pyarrow as pa
 from cdp_assets.activation_payloads.audience_columns import AudienceColumns, AudienceMapper, audience_columns
 from cdp_assets.activation_payloads.audience_rows import KEY, Asked, candidates
 from cdp_assets.activation_payloads.column_mapping import BatchMapper, MappedBatch, fields_of
+from cdp_assets.activation_payloads.event_columns import EventMapper
 from cdp_assets.activation_payloads.event_rows import event_units
 from cdp_assets.activation_payloads.model_rows import ModelRows, model_rows, table_rows, tables_of
 from cdp_assets.activation_payloads.people import LATEST
@@ -117,7 +118,7 @@ def build_payloads(
             dealt_with=dealt_with or DealtWith(),
         )
         writer = _Writer(warehouse, space, activation, target, as_of, definition_revision)
-        writer.write(units)
+        writer.write_events(units)
         writer.swap(_current_source("events", definition_revision, run_id, {}), run_id, loaded_at)
         return writer.result()
     with model_rows(warehouse, space, activation, as_of=as_of, consent_as_of_instant=instant, suppressed=suppressed) as rows:
@@ -206,6 +207,18 @@ class _Writer:
         """All units into the scratch table, a batch at a time."""
         self._begin()
         self._append(units)
+
+    def write_events(self, units: Iterator[Unit]) -> None:
+        """All events into the scratch table: by column where the mapping allows, else one at a time."""
+        self._begin()
+        mapper = EventMapper(self.activation, self.target)
+        while waiting := list(islice(units, WRITE_ROWS)):
+            mapped = mapper.map(waiting)
+            if mapped is None:
+                self._append(iter(waiting))
+            else:
+                self.warehouse.append(self.scratch, mapped.rows)
+                self._count(mapped)
 
     def write_rows(self, rows: ModelRows) -> None:
         """All rows of a model into the scratch table: by column where the mapping allows, else one at a time."""
@@ -305,17 +318,19 @@ class _Writer:
 
     def _row(self, mapped: UnitPayload) -> dict[str, Any]:
         """The row, counted."""
-        self.verdicts[mapped.verdict] += 1
-        if mapped.detail:
-            # Sizes differ from message to message; the problem is one.
-            self.details["message is too large" if mapped.verdict == "too_large" else mapped.detail] += 1
+        self._judged([mapped.verdict], [mapped.detail])
         if mapped.verdict == OK and len(self.sample) < SAMPLE_ROWS:
             self.sample.append(mask_record(mapped.payload, self.personal))
         return mapped.row
 
+    def _judged(self, verdicts: Sequence[str], details: Sequence[str]) -> None:
+        self.verdicts.update(verdicts)
+        # Sizes differ from message to message; the problem is one.
+        said = zip(verdicts, details, strict=True)
+        self.details.update("message is too large" if verdict == "too_large" else detail for verdict, detail in said if detail)
+
     def _count(self, mapped: MappedBatch) -> None:
-        self.verdicts.update(mapped.verdicts)
-        self.details.update(filter(None, mapped.details))
+        self._judged(mapped.verdicts, mapped.details)
         good = (place for place, verdict in enumerate(mapped.verdicts) if verdict == OK)
         for place in islice(good, SAMPLE_ROWS - len(self.sample)):
             self.sample.append(mask_record(orjson.loads(mapped.payload(place)), self.personal))

@@ -150,6 +150,12 @@ def refusal(suppressed: bool, consents: bool) -> str:
     return "" if consents else "consent"
 
 
+def too_large(message: Mapping[str, Any]) -> str:
+    """Why a message may not be emitted for its size, '' where it may."""
+    size = len(canonical_json(message))
+    return f"message of {-(-size // 1024)} KB, at most {MAX_MESSAGE_BYTES // 1024} KB" if size > MAX_MESSAGE_BYTES else ""
+
+
 class UnitMapper:
     """Maps and judges the units of one activation. Raises PayloadError for a mapping that is none."""
 
@@ -171,9 +177,8 @@ class UnitMapper:
             exit_payload = payload if unit.exit_message is unit.message else self._mapped(unit.exit_message)
         except MappingError as error:
             verdict, detail = verdict or "invalid", f"mapping: {error.errors[0]}"
-        size = len(canonical_json(unit.message))
-        if not verdict and size > MAX_MESSAGE_BYTES:
-            verdict, detail = "too_large", f"message of {-(-size // 1024)} KB, at most {MAX_MESSAGE_BYTES // 1024} KB"
+        if not verdict and (why := too_large(unit.message)):
+            verdict, detail = "too_large", why
         key_value = payload.get(self.target.key_field)
         destination_key = None if key_value is None or key_value == "" else text(key_value)
         if not verdict and destination_key is None:
