@@ -76,6 +76,7 @@ def _asset(space: Space, key: str, source: PulledSource) -> dg.AssetsDefinition:
                 "records read": taken.records,
                 "new": taken.new,
                 "unreadable": taken.unreadable,
+                "suppressed": taken.suppressed,
                 "events landed": taken.events,
                 META_POSITIONS: json.dumps(taken.positions, sort_keys=True),
                 META_AS_OF: format_instant(run_instant(context)),

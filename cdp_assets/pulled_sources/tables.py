@@ -19,7 +19,8 @@ CHECKPOINTS = TableSpec(
 UNREADABLE = TableSpec(
     TableRef(SCHEMA, "unreadable"),
     {"source": "string", "shard": "string", "position": "string", "reason": "string", "record": "string"},
-    "Records that fit no row, with their reason (it names columns, never values) and the record itself.",
+    "Records that became no row, with their reason (it names columns, never values) and the record itself; of one that names who is "
+    "suppressed (reason: suppressed) nothing is kept.",
     subject=None,
     keys=("source", "shard", "position"),
     personal=("record",),

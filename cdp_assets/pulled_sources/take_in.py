@@ -17,23 +17,26 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from cdp_assets.pulled_sources.suppressed import positions_of_suppressed
 from cdp_assets.pulled_sources.tables import CHECKPOINTS, UNREADABLE, table_of
-from cdp_assets.space.pulled import PulledEvent, PulledSource
+from cdp_assets.space.pulled import PulledEvent, PulledSource, value_at
 from resources.sources import Page, Pulled, Reader
 from resources.warehouse import TableSpec, Warehouse
 
 PAGE_RECORDS = 1_000
+SUPPRESSED = "suppressed"
 
 Progress = Callable[[int], None]
 
 
 @dataclass
 class TakenIn:
-    """What a reading took in. ``positions``: shard -> where it stands now."""
+    """What a reading took in. ``suppressed``: records that name who is suppressed. ``positions``: shard -> where it stands now."""
 
     records: int = 0
     new: int = 0
     unreadable: int = 0
+    suppressed: int = 0
     events: int = 0
     positions: dict[str, str] = field(default_factory=dict)
 
@@ -77,8 +80,14 @@ def _write(
     taken: TakenIn,
 ) -> None:
     rows: dict[Any, dict[str, Any]] = {}
-    unreadable = []
+    unreadable: list[dict[str, Any]] = []
+    suppressed = positions_of_suppressed(warehouse, source, page.records)
     for record in page.records:
+        if record.position in suppressed:
+            # Nothing of the person is kept but that there was something.
+            place = {"source": key, "shard": shard, "position": record.position}
+            unreadable.append({**place, "reason": SUPPRESSED, "record": None})
+            continue
         row, reason = _row(source, record)
         if row is None:
             text = record.text if record.content is None else orjson.dumps(record.content).decode()
@@ -106,7 +115,8 @@ def _write(
         warehouse.append(CHECKPOINTS.ref, pa.Table.from_pylist([checkpoint], schema=CHECKPOINTS.schema.to_pyarrow()))
     taken.records += len(page.records)
     taken.new += len(new)
-    taken.unreadable += len(unreadable)
+    taken.unreadable += len(unreadable) - len(suppressed)
+    taken.suppressed += len(suppressed)
     taken.positions[shard] = page.position
 
 
@@ -126,7 +136,7 @@ def _row(source: PulledSource, record: Pulled) -> tuple[dict[str, Any] | None, s
         return None, "no JSON object"
     row = {}
     for name, kind in source.columns.items():
-        value = _at(record.content, source.fields.get(name, name))
+        value = value_at(record.content, source.fields.get(name, name))
         typed = _typed(value, kind)
         if value is not None and typed is None:
             return None, f"{name} is no {kind}"
@@ -136,13 +146,6 @@ def _row(source: PulledSource, record: Pulled) -> tuple[dict[str, Any] | None, s
     if source.event is not None and row[source.event.timestamp] is None:
         return None, f"{source.event.timestamp} is missing"
     return row, ""
-
-
-def _at(content: Mapping[str, Any], path: str) -> Any:
-    value: Any = content
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _typed(value: Any, kind: str) -> Any:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, REFUSED, StageResult
-from cdp_assets.raw_events.tables import SUPPRESSIONS
+from cdp_assets.raw_events.tables import SUPPRESSIONS, value_hash
 from cdp_assets.space.models.settings import IdentitySettings
 from resources.warehouse import Warehouse, naive_utc
 
@@ -61,11 +61,6 @@ class Suppression:
     @property
     def in_force(self) -> bool:
         return self.suppressed_at is not None and self.lifted_at is None
-
-
-def value_hash(value: str) -> str:
-    """What is kept of an identifier's value: the hexadecimal SHA-256 of its UTF-8 text."""
-    return hashlib.sha256(value.encode()).hexdigest()
 
 
 def suppress(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,14 @@ from cdp_assets.space.base import Model
 ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
 # Columns that every table of the room has.
 OWN_COLUMNS = ("shard", "position")
+
+
+def value_at(content: Mapping[str, Any], path: str) -> Any:
+    """What a record holds at a dotted path, None for nothing."""
+    value: Any = content
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 class PulledEvent(Model):

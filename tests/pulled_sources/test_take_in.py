@@ -17,6 +17,8 @@ from pydantic import ValidationError
 from cdp_assets.pulled_sources import take_in as room
 from cdp_assets.pulled_sources.tables import CHECKPOINTS, UNREADABLE, table_of
 from cdp_assets.pulled_sources.take_in import positions_of, take_in
+from cdp_assets.raw_events.suppression import lift, suppress
+from cdp_assets.space.models.settings import IdentitySettings
 from cdp_assets.space.pulled import PulledSource
 from resources.sources import Page, Pulled
 from resources.warehouse import Warehouse
@@ -187,6 +189,47 @@ def landed(folder: Path) -> list[str]:
 
 def messages(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in sorted(folder.rglob("*.gz")) for line in gzip.open(path, "rt")]
+
+
+MONDAY = dt.datetime(2026, 10, 5, tzinfo=dt.UTC)
+
+
+def test_of_who_is_suppressed_nothing_is_taken_in_until_the_undo(duckdb_warehouse: Warehouse, tmp_path: Path) -> None:
+    suppress(duckdb_warehouse, IdentitySettings(), "email", "p2@example.com", MONDAY)
+    reader = Listed({"a": [lead(1), lead(2), lead(2, visits="many"), lead(3)]})
+    taken = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path)
+    assert (taken.records, taken.new, taken.unreadable, taken.suppressed) == (4, 2, 0, 2)
+    assert [row["message_id"] for row in rows(duckdb_warehouse)] == ["m1", "m3"]
+    assert unreadable(duckdb_warehouse) == [("suppressed", None)] * 2
+    assert taken.positions == {"a": "4"}
+
+    lift(duckdb_warehouse, IdentitySettings(), "email", "p2@example.com", MONDAY + dt.timedelta(days=1))
+    reader.held["a"].append(lead(2, visits=5))
+    again = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path)
+    assert (again.new, again.suppressed) == (1, 0)
+    assert [row["message_id"] for row in rows(duckdb_warehouse)] == ["m1", "m2", "m3"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "barred"),
+    [
+        pytest.param("user_id", "u1", True, id="by the column of the events' user ids"),
+        pytest.param("email", "u1", False, id="another type of identifier"),
+        pytest.param("user_id", "r1", False, id="a column that holds none"),
+    ],
+)
+def test_a_suppressed_record_is_no_event_either(
+    duckdb_warehouse: Warehouse, tmp_path: Path, kind: str, value: str, barred: bool
+) -> None:
+    plain = NPS.model_dump_json(exclude_none=True).replace('"user_id":"string"', '"who":"string"')
+    source = PulledSource.model_validate_json(
+        plain.replace('"user_id":"user_id"', '"user_id":"who"').replace('"user_id":"user', '"who":"user')
+    )
+    suppress(duckdb_warehouse, IdentitySettings(), kind, value, MONDAY)
+    response = {"id": "r1", "user": {"userId": "u1"}, "rating": 9, "created": "2026-10-01T10:00:00Z"}
+    taken = take_in(duckdb_warehouse, "nps", source, Listed({"a": [response]}), tmp_path)
+    expected = (1, 0, 0) if barred else (0, 1, 1)
+    assert (taken.suppressed, taken.events, len(rows(duckdb_warehouse, source, "nps"))) == expected
 
 
 def test_a_page_that_is_read_again_writes_the_same_file(duckdb_warehouse: Warehouse, tmp_path: Path) -> None:
