@@ -34,7 +34,7 @@ TITLE = "Linked audiences: a hundred against ten, and against SQL by hand"
 TEXT = """
 People with an e-mail and a user id, one in twenty merged into another; accounts, cards, payments, products through a junction, and
 tickets; events of eight names. The hundred audiences differ in join path (5), window (4), quantifier (3), nesting depth and event, and
-in constants; the ten are every eleventh of them. Each is a whole build: people read as of the instant, members and the rows that made them
+in constants; the ten are every eleventh of them. Each is a whole build on a copy of the same file: people read as of the instant, members and the rows that made them
 match computed and stored, compared with the partition before, transitions written. By hand is what an engineer would write for the same
 ten (`benchmarks/audiences_by_hand.py`): people staged once, then members and context of each by joins, into tables. Both give the same
 members and context, which the benchmark checks.

@@ -112,8 +112,8 @@ class EventMapper:
             "identifiers": [
                 None if payload is None else as_json(unit.identifiers) for payload, unit in zip(payloads, units, strict=True)
             ],
-            "verdict": list(verdicts),
-            "detail": list(details),
+            "verdict": [*verdicts],
+            "detail": [*details],
         }
         made = {name: pa.array(found, pa.string()) for name, found in texts.items()}
         made["occurred_at"] = pa.array([unit.occurred_at for unit in units], pa.timestamp("us"))

@@ -76,7 +76,7 @@ class AudienceResult:
 def prepare(gathered: Gathered, key: str) -> None:
     """Compute an audience, to be written with the others."""
     build, warehouse = gathered.build, gathered.build.warehouse
-    builds = build.builds.get(key, [])
+    builds = build.builds[key]
     refuse_dropped(builds, build.as_of, build.space.config.retention_days)
     number = ibis.literal(gathered.number_of(key), type="int32")
     members = gathered.members_of([key]).select(PROFILE, NAME)
