@@ -44,6 +44,7 @@ from cdp_assets.pulled_sources import assets as pulled  # noqa: E402
 from cdp_assets.pulled_sources.tables import SCHEMA as PULLED_SCHEMA  # noqa: E402
 from cdp_assets.raw_events.assets import build_raw_events, take_in_and_build  # noqa: E402
 from cdp_assets.raw_events.landing import fingerprint, list_landing  # noqa: E402
+from cdp_assets.raw_events.suppression import suppressed_among  # noqa: E402
 from cdp_assets.reports import assets as reports  # noqa: E402
 from cdp_assets.space.conditions import audience_references  # noqa: E402
 from cdp_assets.space.home import Home  # noqa: E402
@@ -70,7 +71,7 @@ def build_definitions(directory: Path | str, home: Path | str | None = None) -> 
     space = load(Path(directory))
     home_paths = Home.of(home)
     steps: list[dg.AssetsDefinition | dg.AssetSpec] = [
-        *pulled.build_pulled_source_assets(space),
+        *pulled.build_pulled_source_assets(space, suppressed_among),
         *company_tables(space),
         build_data_graph(space, lambda loaded, warehouse, as_of, rows: graph_report(loaded, warehouse, as_of, rows=rows)),
         build_raw_events(space.config),

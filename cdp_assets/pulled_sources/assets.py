@@ -5,6 +5,7 @@ import json
 import dagster as dg
 
 from cdp_assets.dagster_support import META_AS_OF, asset_key, format_instant, room_spec, run_instant
+from cdp_assets.pulled_sources.suppressed import SuppressedAmong
 from cdp_assets.pulled_sources.tables import table_of
 from cdp_assets.pulled_sources.take_in import take_in
 from cdp_assets.space.pulled import PulledSource
@@ -32,11 +33,11 @@ def fed_by(space: Space, key: str) -> list[str]:
     return found
 
 
-def build_pulled_source_assets(space: Space) -> list[dg.AssetsDefinition]:
-    return [_asset(space, key, source) for key, source in space.config.pulled_sources.items()]
+def build_pulled_source_assets(space: Space, suppressed_among: SuppressedAmong) -> list[dg.AssetsDefinition]:
+    return [_asset(space, key, source, suppressed_among) for key, source in space.config.pulled_sources.items()]
 
 
-def _asset(space: Space, key: str, source: PulledSource) -> dg.AssetsDefinition:
+def _asset(space: Space, key: str, source: PulledSource, suppressed_among: SuppressedAmong) -> dg.AssetsDefinition:
     asset = asset_key(space.name, ROOM, key)
     table = table_of(key, source)
     lines = [
@@ -63,7 +64,7 @@ def _asset(space: Space, key: str, source: PulledSource) -> dg.AssetsDefinition:
         reader = open_source(current)
         try:
             with space.open(loaded, on_wait=context.log.info) as warehouse:
-                taken = take_in(warehouse, key, current, reader, space.landing(loaded))
+                taken = take_in(warehouse, key, current, reader, space.landing(loaded), suppressed_among)
                 rows = warehouse.count(warehouse.table(table_of(key, current).ref))
         finally:
             reader.close()

@@ -6,18 +6,19 @@ user and anonymous ids hold those.
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from cdp_assets.raw_events.tables import any_suppressions, suppressions_at, value_hash
 from cdp_assets.space.pulled import PulledSource, value_at
 from resources.sources import Pulled
 from resources.warehouse import Warehouse
 
-_NOW = dt.datetime(9999, 12, 31, tzinfo=dt.UTC)  # after all that is recorded
+SuppressedAmong = Callable[[Warehouse, Collection[tuple[str, str]]], set[tuple[str, str]]]
+"""(type, value) of identifiers -> those that are suppressed now. A later room knows."""
 
 
-def positions_of_suppressed(warehouse: Warehouse, source: PulledSource, records: Sequence[Pulled]) -> set[str]:
+def positions_of_suppressed(
+    warehouse: Warehouse, source: PulledSource, records: Sequence[Pulled], suppressed_among: SuppressedAmong
+) -> set[str]:
     """The positions of those records."""
     types = _identifier_types(source)
     named: dict[tuple[str, str], set[str]] = {}
@@ -25,13 +26,8 @@ def positions_of_suppressed(warehouse: Warehouse, source: PulledSource, records:
         for column, kind in types:
             value = value_at(record.content, source.fields.get(column, column)) if record.content is not None else None
             if isinstance(value, str | int) and not isinstance(value, bool):
-                named.setdefault((kind, value_hash(str(value))), set()).add(record.position)
-    if not named or not any_suppressions(warehouse):
-        return set()
-    table = suppressions_at(warehouse, _NOW)
-    asked = table.filter(table.value_hash.isin(sorted({hashed for _, hashed in named})))
-    found = {(row["identifier_type"], row["value_hash"]) for row in warehouse.arrow(asked).to_pylist()}
-    return {position for pair, positions in named.items() if pair in found for position in positions}
+                named.setdefault((kind, str(value)), set()).add(record.position)
+    return {position for pair in suppressed_among(warehouse, named) for position in named[pair]}
 
 
 def _identifier_types(source: PulledSource) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from cdp_assets.pulled_sources.suppressed import positions_of_suppressed
+from cdp_assets.pulled_sources.suppressed import SuppressedAmong, positions_of_suppressed
 from cdp_assets.pulled_sources.tables import CHECKPOINTS, UNREADABLE, table_of
 from cdp_assets.space.pulled import PulledEvent, PulledSource, value_at
 from resources.sources import Page, Pulled, Reader
@@ -42,7 +42,13 @@ class TakenIn:
 
 
 def take_in(
-    warehouse: Warehouse, key: str, source: PulledSource, reader: Reader, landing: Path, progress: Progress | None = None
+    warehouse: Warehouse,
+    key: str,
+    source: PulledSource,
+    reader: Reader,
+    landing: Path,
+    suppressed_among: SuppressedAmong,
+    progress: Progress | None = None,
 ) -> TakenIn:
     """Read every shard to its present end. Raises :class:`resources.sources.SourceError`; pages that were read stay."""
     spec = table_of(key, source)
@@ -54,7 +60,8 @@ def take_in(
             page = reader.read(shard, taken.positions.get(shard), PAGE_RECORDS)
             more = page.more
             if page.records or page.position != taken.positions.get(shard, ""):
-                _write(warehouse, key, source, spec, shard, page, landing, taken)
+                barred = positions_of_suppressed(warehouse, source, page.records, suppressed_among)
+                _write(warehouse, key, source, spec, shard, page, barred, landing, taken)
             if progress:
                 progress(taken.records)
     return taken
@@ -76,14 +83,14 @@ def _write(
     spec: TableSpec,
     shard: str,
     page: Page,
+    barred: Collection[str],
     landing: Path,
     taken: TakenIn,
 ) -> None:
     rows: dict[Any, dict[str, Any]] = {}
     unreadable: list[dict[str, Any]] = []
-    suppressed = positions_of_suppressed(warehouse, source, page.records)
     for record in page.records:
-        if record.position in suppressed:
+        if record.position in barred:
             # Nothing of the person is kept but that there was something.
             place = {"source": key, "shard": shard, "position": record.position}
             unreadable.append({**place, "reason": SUPPRESSED, "record": None})
@@ -115,8 +122,8 @@ def _write(
         warehouse.append(CHECKPOINTS.ref, pa.Table.from_pylist([checkpoint], schema=CHECKPOINTS.schema.to_pyarrow()))
     taken.records += len(page.records)
     taken.new += len(new)
-    taken.unreadable += len(unreadable) - len(suppressed)
-    taken.suppressed += len(suppressed)
+    taken.unreadable += len(unreadable) - len(barred)
+    taken.suppressed += len(barred)
     taken.positions[shard] = page.position
 
 

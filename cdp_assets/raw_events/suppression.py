@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdp_assets.raw_events.stages import MESSAGE_BATCH, REFUSED, StageResult
-from cdp_assets.raw_events.tables import SUPPRESSIONS, value_hash
+from cdp_assets.raw_events.tables import SUPPRESSIONS, any_suppressions, suppressions_at
 from cdp_assets.space.models.settings import IdentitySettings
 from resources.warehouse import Warehouse, naive_utc
 
@@ -34,7 +34,8 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _FIELDS: Final = {"user_id": "userId", "anonymous_id": "anonymousId", "previous_id": "previousId"}
 _DOCUMENTS: Final = ("traits", "context", "properties")
-_NEVER: Final = naive_utc(dt.datetime(9999, 12, 31, tzinfo=dt.UTC))
+_NEWEST: Final = dt.datetime(9999, 12, 31, tzinfo=dt.UTC)  # after all that is recorded
+_NEVER: Final = naive_utc(_NEWEST)
 _DEVICE: Final[Mapping[str, tuple[str, str]]] = {
     f"{platform}.{name}": (platform, key)
     for platform in ("android", "ios")
@@ -61,6 +62,22 @@ class Suppression:
     @property
     def in_force(self) -> bool:
         return self.suppressed_at is not None and self.lifted_at is None
+
+
+def value_hash(value: str) -> str:
+    """What is kept of an identifier's value: the hexadecimal SHA-256 of its UTF-8 text."""
+    return hashlib.sha256(value.encode()).hexdigest()
+
+
+def suppressed_among(warehouse: Warehouse, named: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Of these identifiers, (type, value), those that are suppressed now, whoever names them."""
+    if not named or not any_suppressions(warehouse):
+        return set()
+    hashes = {(kind, value_hash(value)): (kind, value) for kind, value in named}
+    table = suppressions_at(warehouse, _NEWEST)
+    asked = table.filter(table.value_hash.isin(sorted({hashed for _, hashed in hashes})))
+    found = {(row["identifier_type"], row["value_hash"]) for row in warehouse.arrow(asked).to_pylist()}
+    return {pair for key, pair in hashes.items() if key in found}
 
 
 def suppress(

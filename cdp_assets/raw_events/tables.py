@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 
 import ibis.expr.types as ir
 
@@ -141,11 +140,6 @@ SUPPRESSIONS = TableSpec(
 BUILDS = builds_spec(SCHEMA)
 
 TABLES = (LANDING_FILES, LINE_COUNTS, MESSAGES, DUPLICATES, QUARANTINE, VIOLATIONS, EVENT_COLUMNS, SUPPRESSIONS, BUILDS)
-
-
-def value_hash(value: str) -> str:
-    """What is kept of a suppressed identifier's value: the hexadecimal SHA-256 of its UTF-8 text."""
-    return hashlib.sha256(value.encode()).hexdigest()
 
 
 def any_suppressions(warehouse: Warehouse) -> bool:

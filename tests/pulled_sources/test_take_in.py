@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from cdp_assets.pulled_sources import take_in as room
 from cdp_assets.pulled_sources.tables import CHECKPOINTS, UNREADABLE, table_of
 from cdp_assets.pulled_sources.take_in import positions_of, take_in
-from cdp_assets.raw_events.suppression import lift, suppress
+from cdp_assets.raw_events.suppression import lift, suppress, suppressed_among
 from cdp_assets.space.models.settings import IdentitySettings
 from cdp_assets.space.pulled import PulledSource
 from resources.sources import Page, Pulled
@@ -80,7 +80,7 @@ def unreadable(warehouse: Warehouse) -> list[tuple[str, str]]:
 
 def test_records_become_typed_rows_and_the_checkpoint_says_how_far(duckdb_warehouse: Warehouse, tmp_path: Path) -> None:
     reader = Listed({"a": [lead(1), lead(2, vip=True), lead(3)], "b": [lead(4)], "c": []})
-    taken = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path)
+    taken = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path, suppressed_among)
     assert (taken.records, taken.new, taken.unreadable, taken.events) == (4, 4, 0, 0)
     assert positions_of(duckdb_warehouse, "leads") == taken.positions == {"a": "3", "b": "1"}
     found = rows(duckdb_warehouse)
@@ -92,7 +92,7 @@ def test_records_become_typed_rows_and_the_checkpoint_says_how_far(duckdb_wareho
     ]
     assert {row["at"] for row in found} == {dt.datetime(2026, 10, 1, 8)}
     reader.held["a"].append(lead(5))
-    again = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path)
+    again = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path, suppressed_among)
     assert (again.records, again.new) == (1, 1)
     counts = duckdb_warehouse.arrow(duckdb_warehouse.table(CHECKPOINTS.ref)).to_pylist()
     assert {row["shard"]: row["records"] for row in counts} == {"a": 4, "b": 1}
@@ -101,9 +101,9 @@ def test_records_become_typed_rows_and_the_checkpoint_says_how_far(duckdb_wareho
 
 def test_a_record_with_a_known_key_takes_the_place_of_the_older_one(duckdb_warehouse: Warehouse, tmp_path: Path) -> None:
     reader = Listed({"a": [lead(1), lead(1, visits=9), lead(2)]})
-    take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path)
+    take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path, suppressed_among)
     reader.held["a"].append(lead(2, visits=7))
-    taken = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path)
+    taken = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path, suppressed_among)
     assert (taken.records, taken.new) == (1, 0)
     assert [(row["message_id"], row["visits"]) for row in rows(duckdb_warehouse)] == [("m1", 9.0), ("m2", 7.0)]
 
@@ -117,7 +117,7 @@ def test_what_fits_no_row_is_kept_with_its_reason(duckdb_warehouse: Warehouse, t
         lead(3, at="2026-10-01"),
         lead(4),
     ]
-    taken = take_in(duckdb_warehouse, "leads", LEADS, Listed({"a": bad}, page=10), tmp_path)
+    taken = take_in(duckdb_warehouse, "leads", LEADS, Listed({"a": bad}, page=10), tmp_path, suppressed_among)
     assert (taken.records, taken.unreadable, len(rows(duckdb_warehouse))) == (6, 5, 1)
     found = unreadable(duckdb_warehouse)
     assert [reason for reason, _ in found] == [
@@ -171,7 +171,7 @@ def test_a_reading_that_dies_anywhere_loses_and_doubles_nothing(
                 patch.setattr(type(warehouse), "delete", dying(type(warehouse).delete))
                 patch.setattr(type(warehouse), "append", dying(type(warehouse).append))
                 try:
-                    take_in(warehouse, "nps", NPS, Listed(shards, page), folder / "landing")
+                    take_in(warehouse, "nps", NPS, Listed(shards, page), folder / "landing", suppressed_among)
                 except Dies:
                     continue
         expected = sorted(item["id"] for items in shards.values() for item in items)
@@ -197,7 +197,7 @@ MONDAY = dt.datetime(2026, 10, 5, tzinfo=dt.UTC)
 def test_of_who_is_suppressed_nothing_is_taken_in_until_the_undo(duckdb_warehouse: Warehouse, tmp_path: Path) -> None:
     suppress(duckdb_warehouse, IdentitySettings(), "email", "p2@example.com", MONDAY)
     reader = Listed({"a": [lead(1), lead(2), lead(2, visits="many"), lead(3)]})
-    taken = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path)
+    taken = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path, suppressed_among)
     assert (taken.records, taken.new, taken.unreadable, taken.suppressed) == (4, 2, 0, 2)
     assert [row["message_id"] for row in rows(duckdb_warehouse)] == ["m1", "m3"]
     assert unreadable(duckdb_warehouse) == [("suppressed", None)] * 2
@@ -205,7 +205,7 @@ def test_of_who_is_suppressed_nothing_is_taken_in_until_the_undo(duckdb_warehous
 
     lift(duckdb_warehouse, IdentitySettings(), "email", "p2@example.com", MONDAY + dt.timedelta(days=1))
     reader.held["a"].append(lead(2, visits=5))
-    again = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path)
+    again = take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path, suppressed_among)
     assert (again.new, again.suppressed) == (1, 0)
     assert [row["message_id"] for row in rows(duckdb_warehouse)] == ["m1", "m2", "m3"]
 
@@ -227,7 +227,7 @@ def test_a_suppressed_record_is_no_event_either(
     )
     suppress(duckdb_warehouse, IdentitySettings(), kind, value, MONDAY)
     response = {"id": "r1", "user": {"userId": "u1"}, "rating": 9, "created": "2026-10-01T10:00:00Z"}
-    taken = take_in(duckdb_warehouse, "nps", source, Listed({"a": [response]}), tmp_path)
+    taken = take_in(duckdb_warehouse, "nps", source, Listed({"a": [response]}), tmp_path, suppressed_among)
     expected = (1, 0, 0) if barred else (0, 1, 1)
     assert (taken.suppressed, taken.events, len(rows(duckdb_warehouse, source, "nps"))) == expected
 
@@ -235,13 +235,13 @@ def test_a_suppressed_record_is_no_event_either(
 def test_a_page_that_is_read_again_writes_the_same_file(duckdb_warehouse: Warehouse, tmp_path: Path) -> None:
     response = {"id": "r1", "user": {"userId": "u1"}, "rating": 3, "created": "2026-10-01T10:00:00.000Z"}
     reader = Listed({"responses": [response, {**response, "id": "r2", "user": {}}]})
-    first = take_in(duckdb_warehouse, "nps", NPS, reader, tmp_path)
+    first = take_in(duckdb_warehouse, "nps", NPS, reader, tmp_path, suppressed_among)
     assert (first.new, first.events) == (2, 1)
     (file,) = tmp_path.rglob("*.gz")
     content = file.read_bytes()
     duckdb_warehouse.delete(CHECKPOINTS.ref, [])
     duckdb_warehouse.delete(table_of("nps", NPS).ref, [])
-    take_in(duckdb_warehouse, "nps", NPS, reader, tmp_path)
+    take_in(duckdb_warehouse, "nps", NPS, reader, tmp_path, suppressed_among)
     assert list(tmp_path.rglob("*.gz")) == [file]
     assert file.read_bytes() == content
     assert messages(tmp_path) == [

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cdp_assets.pulled_sources.take_in import take_in
+from cdp_assets.raw_events.suppression import suppressed_among
 from resources.destinations import Action, Operation
 from resources.destinations.registry import connect
 from resources.sandbox.satismeter import PROJECT, answer_surveys
@@ -34,10 +35,10 @@ def test_a_kinesis_stream_is_read_to_its_end_and_on(duckdb_warehouse: Warehouse,
     put(twins, *range(25))
     with closing(open_reader("kinesis", twins.connection("kinesis", stream="leads"))) as reader:
         assert len(reader.shards()) == 2
-        assert take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path).records == 25
+        assert take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path, suppressed_among).records == 25
         put(twins, 30, 31)
-        assert take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path).records == 2
-        assert take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path).records == 0
+        assert take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path, suppressed_among).records == 2
+        assert take_in(duckdb_warehouse, "leads", LEADS, reader, tmp_path, suppressed_among).records == 0
     assert {row["message_id"] for row in rows(duckdb_warehouse)} == {f"m{n}" for n in (*range(25), 30, 31)}
 
 
@@ -57,10 +58,10 @@ def test_satismeter_is_read_page_by_page_and_late_responses_are_found(
 ) -> None:
     answered(twins, *(n for n in range(250) if n != 240))
     with closing(open_reader("satismeter", twins.connection("satismeter", project=PROJECT))) as reader:
-        first = take_in(duckdb_warehouse, "nps", NPS, reader, tmp_path)
+        first = take_in(duckdb_warehouse, "nps", NPS, reader, tmp_path, suppressed_among)
         assert (first.new, first.events) == (249, 249)
         answered(twins, 240, 250)  # one became visible after later ones
-        second = take_in(duckdb_warehouse, "nps", NPS, reader, tmp_path)
+        second = take_in(duckdb_warehouse, "nps", NPS, reader, tmp_path, suppressed_among)
         assert (second.new, second.events) == (2, 2)
     assert len(rows(duckdb_warehouse, NPS, "nps")) == 251
     assert len(landed(tmp_path)) == len(set(landed(tmp_path))) == 251
