@@ -12,9 +12,14 @@ from typing import Any
 import duckdb
 import pytest
 
+from cdp_assets.dagster_support import asset_key
+from cdp_assets.definitions import build_definitions
 from cdp_assets.generate import generate
 from cdp_assets.pipeline import run_space
+from cdp_assets.pulled_sources.tables import CHECKPOINTS, UNREADABLE, table_of
+from cdp_assets.raw_events.suppression import suppress
 from cdp_assets.space.home import Home
+from resources.instance import open_instance
 from resources.sandbox.facebook import AUDIENCE_ID
 from resources.sandbox.linkedin import SEGMENT_ID
 from resources.sandbox.marketo import LIST_ID
@@ -165,6 +170,29 @@ def test_when_everybody_withdraws_no_system_that_can_forget_holds_anybody(mural:
         records = held(stage, f"{system}/records?object={kind}")
         assert records
         assert [record for record in records if record.get(flag) not in (None, False)] == [], (system, flag)
+
+
+def test_a_reading_leaves_out_who_is_suppressed(mural: tuple[Mural, dict[str, Any]]) -> None:
+    stage, _ = mural
+    space = load(stage.directory)
+    responses = table_of("nps_responses", space.config.pulled_sources["nps_responses"]).ref
+    with stage.warehouse() as warehouse:
+        before = {row["response_id"]: row["user_id"] for row in warehouse.rows(warehouse.table(responses), 10_000)}
+        gone = sorted(filter(None, before.values()))[0]
+        suppress(warehouse, space.config.identity, "user_id", gone, stage.now)
+        # As if nothing had been read yet.
+        warehouse.delete(responses, [])
+        warehouse.delete(CHECKPOINTS.ref, [("source", "=", "nps_responses")])
+    job = build_definitions(stage.directory, stage.home.root).resolve_implicit_global_asset_job_def()
+    with open_instance(stage.home) as instance:
+        read = job.get_subset(asset_selection={asset_key("mural", "pulled_sources", "nps_responses")})
+        assert read.execute_in_process(instance=instance, raise_on_error=False).success
+    with stage.warehouse() as warehouse:
+        after = {row["response_id"] for row in warehouse.rows(warehouse.table(responses), 10_000)}
+        refused = warehouse.rows(warehouse.table(UNREADABLE.ref), 10_000)
+    theirs = {response for response, user in before.items() if user == gone}
+    assert after == before.keys() - theirs
+    assert [(row["reason"], row["record"]) for row in refused] == [("suppressed", None)] * len(theirs)
 
 
 def people_in(stage: Stage) -> dict[str, int]:

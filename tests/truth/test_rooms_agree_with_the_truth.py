@@ -18,6 +18,7 @@ from cdp_assets.pulled_sources.take_in import take_in as take_in_source
 from cdp_assets.raw_events.build import build_window
 from cdp_assets.raw_events.event_tables import build_event_tables
 from cdp_assets.raw_events.intake import take_in
+from cdp_assets.raw_events.suppression import suppressed_among
 from cdp_assets.space.home import Home
 from cdp_assets.space.load import load_space
 from cdp_assets.space.space import Space
@@ -114,7 +115,7 @@ def _pull(warehouse: Warehouse, space: Space, home: Home) -> None:
     for key, source in space.config.pulled_sources.items():
         with sandbox(home.sandbox) as url:
             reader = open_reader(source.type, Connection("sandbox", "sandbox", source.settings, {}, f"{url}/{source.type}"))
-            take_in_source(warehouse, key, source, reader, home.root / "elsewhere")
+            take_in_source(warehouse, key, source, reader, home.root / "elsewhere", suppressed_among)
             reader.close()
 
 
