@@ -155,7 +155,7 @@ def _alike(value: Any, message: Mapping[str, Any]) -> Any:
 
 def constant_of(value: Any) -> tuple[Any] | None:
     """The value of a field that looks at nothing of a message, UNDEFINED for none; None where it looks at something. Raises as ``_alike``."""
-    return (_alike(value, {}),) if reads(value) == frozenset() and "@liquid" not in str(value) else None
+    return (_alike(value, {}),) if _same_everywhere(value, None) else None
 
 
 def path_of(value: Any) -> tuple[str, ...] | None:

@@ -109,7 +109,7 @@ def test_a_forked_process_has_none_of_them(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_forked_while_one_is_closed_can_open_files(tmp_path: Path) -> None:
-    for number in range(30):
+    for number in range(60):
         path = tmp_path / f"{number}.duckdb"
         open_duckdb(path, linger=0.001).close()
         time.sleep(0.001 * (number % 4))
