@@ -243,7 +243,7 @@ def _of_column(scan: _Scan, column: str, traits: Sequence[Trait]) -> ir.Table:
         **{f"times_{look}": seen.count(where=seen[look]) for look in looks}
     )
     if any(trait.kind is TraitKind.unique_list for trait in traits):
-        counts = counts.mutate(element=_json_escaped(counts["value"]))
+        counts = counts.mutate(element=fn.json_inside(counts["value"]))
     counts = scan.keep(counts)
     often = dict.fromkeys(times[trait.key] for trait in traits if trait.kind is TraitKind.most_frequent)
     if often:
@@ -260,15 +260,8 @@ def _of_counts(counts: ir.Table, trait: Trait, times: str) -> ir.Scalar:
     if trait.kind is TraitKind.most_frequent:
         return value.min(where=(number == counts[f"most_{times}"]) & (number >= trait.min_frequency))
     element = ibis.ifelse(number > 0, counts["element"], ibis.null("string"))
-    listed = ibis.literal('["') + fn.sorted_join(element, '","', value) + ibis.literal('"]')
+    listed = ibis.literal('["') + fn.sorted_join(element, '","') + ibis.literal('"]')
     return ibis.ifelse(counts.count(where=number > 0) > 0, listed, ibis.null("string"))
-
-
-def _json_escaped(text: ir.StringValue) -> ir.StringValue:
-    """The inside of a JSON string. Control characters other than the common ones are left out."""
-    for character, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
-        text = text.replace(character, escaped)
-    return text.re_replace("[[:cntrl:]]", "")
 
 
 def _of_user_trait(warehouse: Warehouse, space: Space, trait: Trait, memberships: ir.Table, as_of: dt.datetime) -> ir.Table:

@@ -33,6 +33,8 @@ def _spec(name: str, owner: str, description: str) -> TableSpec:
         subject=owner,
         keys=("trait", "partition_key", owner),
         personal=("value_text",),
+        repeated=("trait", "partition_key", "revision"),
+        varied=(owner,),
     )
 
 

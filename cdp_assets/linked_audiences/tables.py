@@ -10,6 +10,7 @@ from resources.warehouse import TableRef, TableSpec, Warehouse
 SCHEMA = "linked_audiences"
 
 _BUILD = {"audience": "string", "partition_key": "string", "as_of": "timestamp", "revision": "string"}
+_REPEATED = ("audience", "partition_key", "revision")
 
 AUDIENCE_MEMBERS = TableSpec(
     TableRef(SCHEMA, "audience_members"),
@@ -17,6 +18,8 @@ AUDIENCE_MEMBERS = TableSpec(
     "Members of each audience by partition.",
     subject="canonical_segment_id",
     keys=("audience", "partition_key", "canonical_segment_id"),
+    repeated=_REPEATED,
+    varied=("canonical_segment_id",),
 )
 AUDIENCE_CONTEXT = TableSpec(
     TableRef(SCHEMA, "audience_context"),
@@ -25,6 +28,8 @@ AUDIENCE_CONTEXT = TableSpec(
     "the row one level up (NULL directly below the profile). One row per member, path, entity and parent.",
     subject="canonical_segment_id",
     keys=("audience", "partition_key", "canonical_segment_id", "path", "entity_id", "parent_entity_id"),
+    repeated=(*_REPEATED, "path"),
+    varied=("canonical_segment_id", "entity_id", "parent_entity_id"),
 )
 AUDIENCE_TRANSITIONS = TableSpec(
     TableRef(SCHEMA, "audience_transitions"),
@@ -34,6 +39,8 @@ AUDIENCE_TRANSITIONS = TableSpec(
     "members and context are dropped after the space's retention.",
     subject="canonical_segment_id",
     keys=("audience", "partition_key", "canonical_segment_id"),
+    repeated=(*_REPEATED, "change", "why"),
+    varied=("canonical_segment_id",),
 )
 AUDIENCE_FUNNELS = TableSpec(
     TableRef(SCHEMA, "audience_funnels"),

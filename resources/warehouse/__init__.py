@@ -79,7 +79,8 @@ class TableSpec:
     """A table that a room owns: its reference, columns (ibis type strings, in order), and whose data a row is.
 
     ``subject`` names the column that says whose data a row is (a profile or person identifier), or None when a row
-    is nobody's. Erasure and masking work from it. ``personal`` lists columns that may hold personal values.
+    is nobody's. Erasure and masking work from it. ``personal`` lists columns that may hold personal values. ``repeated`` lists text
+    columns of few values, ``varied`` those of which hardly two rows are alike: an engine that would try how to store a text need not.
     """
 
     ref: TableRef
@@ -88,6 +89,8 @@ class TableSpec:
     subject: str | None
     keys: tuple[str, ...] = ()
     personal: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
 
     @property
     def schema(self) -> ibis.Schema:
@@ -276,12 +279,16 @@ class Warehouse(ABC):
 
     def _create_empty(self, spec: TableSpec, how: str) -> None:
         self.ensure_schema(spec.ref.schema)
-        columns = ", ".join(self._column_ddl(name, dtype) for name, dtype in spec.schema.items())
+        columns = ", ".join(self._column_ddl(name, dtype) + self._storage(spec, name) for name, dtype in spec.schema.items())
         self._run(f"{how} {self.name(spec.ref)} ({columns})")
         self._schemas[spec.ref] = spec.schema
 
     def _column_ddl(self, name: str, dtype: ibis_types.DataType) -> str:
         return f"{self._identifier(name).sql(self.dialect)} {self._type_sql(dtype)}"
+
+    def _storage(self, spec: TableSpec, column: str) -> str:
+        """What the declaration of a new table's column says about how it is stored."""
+        return ""
 
     def _type_sql(self, dtype: ibis_types.DataType) -> str:
         mapper = {"duckdb": DuckDBType, "snowflake": SnowflakeType}[self.dialect]

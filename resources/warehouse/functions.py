@@ -65,8 +65,12 @@ def _fingerprint(text, instant, file, line): ...  # type: ignore[empty-body]
 def _byte_length(value: str) -> int: ...  # type: ignore[empty-body]
 
 
+@ibis.udf.scalar.builtin(name="cdp_json_inside")
+def _json_inside(value: str) -> str: ...  # type: ignore[empty-body]
+
+
 @ibis.udf.agg.builtin(name="cdp_sorted_join")
-def _sorted_join(value: str, separator: str, key: str) -> str: ...  # type: ignore[empty-body]
+def _sorted_join(value: str, separator: str) -> str: ...  # type: ignore[empty-body]
 
 
 @ibis.udf.agg.builtin(name="max_by")
@@ -131,12 +135,14 @@ def byte_length(value: ir.StringValue) -> ir.IntegerValue:
     return _byte_length(value)
 
 
-def sorted_join(value: ir.StringColumn, separator: str = ",", key: ir.StringColumn | None = None) -> ir.StringScalar:
-    """Aggregate: all non-null texts of the group, duplicates included, joined by a separator.
+def json_inside(value: ir.StringValue) -> ir.StringValue:
+    """The inside of a JSON string of the text. Control characters other than newlines, returns and tabs are left out."""
+    return _json_inside(value)
 
-    In code point order of ``key``, by default of the texts themselves.
-    """
-    return _sorted_join(value, separator, value if key is None else key)
+
+def sorted_join(value: ir.StringColumn, separator: str = ",") -> ir.StringScalar:
+    """Aggregate: all non-null texts of the group in code point order, duplicates included, joined by a separator."""
+    return _sorted_join(value, separator)
 
 
 def _args(node: exp.Anonymous) -> list[exp.Expr]:
@@ -207,45 +213,44 @@ def _bigquery_timestamp(node: exp.Anonymous) -> exp.Expr:
     return _call("DATETIME", exp.TryCast(this=_args(node)[0], to=exp.DataType.build("TIMESTAMP", dialect="bigquery")))
 
 
+def _escaped(node: exp.Anonymous, controls: str = "[[:cntrl:]]", **options: exp.Expr) -> exp.Expr:
+    (inside,) = _args(node)
+    for character, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+        inside = _call("REPLACE", inside, exp.Literal.string(character), exp.Literal.string(escaped))
+    pattern, nothing = exp.Literal.string(controls), exp.Literal.string("")
+    return exp.RegexpReplace(this=inside, expression=pattern, replacement=nothing, **options)
+
+
+def _escaped_where_needed(node: exp.Anonymous) -> exp.Expr:
+    """Few texts hold anything to escape, and to look once costs less than to look for each."""
+    found = exp.RegexpLike(this=_args(node)[0].copy(), expression=exp.Literal.string(r'[\\"[:cntrl:]]'))
+    return exp.Case(
+        ifs=[exp.If(this=found, true=_escaped(node, modifiers=exp.Literal.string("g")))], default=_args(node)[0].copy()
+    )
+
+
 def _string_agg(node: exp.Anonymous) -> exp.Expr:
-    value, separator, key = _args(node)
-    ordered = exp.Order(this=value, expressions=[exp.Ordered(this=key)])
+    value, separator = _args(node)
+    ordered = exp.Order(this=value, expressions=[exp.Ordered(this=value.copy())])
     return exp.GroupConcat(this=ordered, separator=separator)
 
 
 def _list_join(node: exp.Anonymous) -> exp.Expr:
     """A list that is sorted once it is whole: an aggregate with an order of its own takes DuckDB twice as long."""
-    value, separator, key = _args(node)
-    item = (
-        value
-        if key == value
-        else exp.Struct(
-            expressions=[exp.PropertyEQ(this=exp.to_identifier(n), expression=e.copy()) for n, e in (("k", key), ("v", value))]
-        )
-    )
+    value, separator = _args(node)
     there = exp.Where(this=exp.Is(this=value.copy(), expression=exp.null()).not_())
-    found = _call("LIST_SORT", exp.Filter(this=_call("LIST", item), expression=there))
-    return _call("ARRAY_TO_STRING", found if key == value else _call("LIST_TRANSFORM", found, _half(colon=True)), separator)
-
-
-def _half(colon: bool = False) -> exp.Lambda:
-    """``p -> p.v``."""
-    name = exp.to_identifier("p")
-    return exp.Lambda(this=exp.Dot(this=name, expression=exp.to_identifier("v")), expressions=[name.copy()], colon=colon)
+    return _call("ARRAY_TO_STRING", _call("LIST_SORT", exp.Filter(this=_call("LIST", value), expression=there)), separator)
 
 
 def _listagg(node: exp.Anonymous) -> exp.Expr:
-    value, separator, key = _args(node)
-    joined = _call("LISTAGG", value, separator)
-    return exp.WithinGroup(this=joined, expression=exp.Order(expressions=[exp.Ordered(this=key)]))
+    value, separator = _args(node)
+    ordered = exp.Order(expressions=[exp.Ordered(this=value.copy())])
+    return exp.WithinGroup(this=_call("LISTAGG", value, separator), expression=ordered)
 
 
 def _array_join(node: exp.Anonymous) -> exp.Expr:
-    value, separator, key = _args(node)
-    pair = _call("NAMED_STRUCT", exp.Literal.string("k"), key, exp.Literal.string("v"), value)
-    # A list has no place for what is missing, but a pair with a missing half would be in it.
-    pairs = exp.If(this=exp.Is(this=value.copy(), expression=exp.null()).not_(), true=pair, false=exp.null())
-    return _call("ARRAY_JOIN", _call("TRANSFORM", _call("ARRAY_SORT", _call("COLLECT_LIST", pairs)), _half()), separator)
+    value, separator = _args(node)
+    return _call("ARRAY_JOIN", _call("ARRAY_SORT", _call("COLLECT_LIST", value)), separator)
 
 
 _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
@@ -259,6 +264,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_FINGERPRINT": _hashed("HASH"),
         "CDP_ISO_TEXT": _text_of("STRFTIME", "%Y-%m-%dT%H:%M:%S.%fZ"),
         "CDP_BYTE_LENGTH": lambda n: _call("STRLEN", *_args(n)),
+        "CDP_JSON_INSIDE": _escaped_where_needed,
         "CDP_SORTED_JOIN": _list_join,
     },
     "snowflake": {
@@ -274,6 +280,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_ISO_TEXT": _snowflake_iso_text,
         # Local servers tell a text from a binary value by the cast.
         "CDP_BYTE_LENGTH": lambda n: _call("OCTET_LENGTH", exp.cast(_args(n)[0], exp.DataType.Type.VARCHAR)),
+        "CDP_JSON_INSIDE": _escaped,
         "CDP_SORTED_JOIN": _listagg,
     },
     "bigquery": {
@@ -288,6 +295,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         ),
         "CDP_ISO_TEXT": lambda n: _call("FORMAT_DATETIME", exp.Literal.string("%Y-%m-%dT%H:%M:%E6SZ"), *_args(n)),
         "CDP_BYTE_LENGTH": lambda n: _call("BYTE_LENGTH", *_args(n)),
+        "CDP_JSON_INSIDE": _escaped,
         "CDP_SORTED_JOIN": _string_agg,
     },
     "databricks": {
@@ -300,6 +308,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
         "CDP_FINGERPRINT": _hashed("XXHASH64"),
         "CDP_ISO_TEXT": _text_of("DATE_FORMAT", "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'"),
         "CDP_BYTE_LENGTH": lambda n: _call("OCTET_LENGTH", *_args(n)),
+        "CDP_JSON_INSIDE": lambda n: _escaped(n, r"\p{Cntrl}"),
         "CDP_SORTED_JOIN": _array_join,
     },
 }

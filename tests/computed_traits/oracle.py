@@ -110,7 +110,7 @@ def of_history(trait: dict[str, Any], events: list[dict[str, Any]], as_of: dt.da
     if kind in ("first", "last"):
         return values[0 if kind == "first" else -1]
     if kind == "unique_list":
-        return sorted(set(values))
+        return sorted(set(values), key=lambda value: json.dumps(value, ensure_ascii=False)[1:-1])
     if kind == "most_frequent":
         return most_usual(values, trait)
     return aggregated(trait["function"], values)

@@ -25,7 +25,7 @@ EARLIER = AS_OF - dt.timedelta(days=31)
 MICROSECOND = dt.timedelta(microseconds=1)
 
 VALUES: list[Any] = [
-    None, "", "x", "y", "É", "a b", 'q"uote', "back\\slash", "1.5", "2", "-3", "1e19", "nan", "infinity", "true", "TRUE", "false", "01",
+    None, "", "x", "y", "É", "a b", 'q"uote', "qZ", "back\\slash", "1.5", "2", "-3", "1e19", "nan", "infinity", "true", "TRUE", "false", "01",
     "2025-12-31T01:00:00+01:00", "2025-12-30T12:00:00Z", "2025-12-30", 7, 2.5, -0.125, 0, True, False, [1, "x"], {"a": 1}, {"n": "x"},
 ]  # fmt: skip
 SPANS = [
@@ -67,7 +67,7 @@ def some_world(chance: random.Random, size: int) -> World:
     some_events(chance, world, people)
     for number, person in enumerate(people[::8]):
         # As often the one as the other, and both at one instant.
-        for value in (("y", "x", "y", "x"), ("2", -3, 2, "-3"), ("É", 'q"uote', "É", 'q"uote'))[number % 3]:
+        for value in (("y", "x", "y", "x"), ("2", -3, 2, "-3"), ("É", 'q"uote', "qZ", "É", 'q"uote'))[number % 3]:
             world.event(person, "A", NOW - dt.timedelta(days=33), {"v": value})
     return world
 

@@ -96,12 +96,22 @@ def test_instants_and_sorted_lists_are_written_the_same_everywhere(things: Wareh
     assert row == {"ids": 'B","a","a","b","é', "at": "2026-01-01T12:30:00.123456Z"}
 
 
-def test_a_list_sorted_by_keys_holds_what_there_is_to_list(warehouse: Warehouse) -> None:
-    rows = pa.table({"who": list("aaabbc"), "said": ["z", "y", "x", None, "w", None], "place": list("312012")})
+def test_a_sorted_list_holds_what_there_is_to_list(warehouse: Warehouse) -> None:
+    rows = pa.table({"who": list("aaabbc"), "said": ["z", "y", "x", None, "w", None]})
     with warehouse.scratch(rows) as table:
-        listed = table.group_by("who").aggregate(said=fn.sorted_join(table.said, "|", table.place))
+        listed = table.group_by("who").aggregate(said=fn.sorted_join(table.said, "|"))
         found = {row["who"]: row["said"] or None for row in warehouse.rows(listed, 5)}
-    assert found == {"a": "y|x|z", "b": "w", "c": None}
+    assert found == {"a": "x|y|z", "b": "w", "c": None}
+
+
+def test_a_text_stands_inside_a_json_string(warehouse: Warehouse) -> None:
+    texts = ["plain", 'a "word"', "back\\slash", "two\nlines", "a\ttab\r", "bell\x07control\x7f", "é ☃ center :", ""]
+    with warehouse.scratch(pa.table({"place": range(len(texts)), "said": texts})) as table:
+        inside = [
+            row["inside"]
+            for row in warehouse.rows(table.select("place", inside=fn.json_inside(table.said)).order_by("place"), 20)
+        ]
+    assert [json.loads(f'"{text}"') for text in inside] == [text.replace("\x07", "").replace("\x7f", "") for text in texts]
 
 
 def test_a_document_says_the_same_however_many_texts_are_read_of_it(warehouse: Warehouse) -> None:
