@@ -116,6 +116,7 @@ def build_audiences(
         while waiting:
             with gathering(build) as gathered:
                 waiting = _gather(gathered, waiting, results, failed_traits, there)
+                gathered.name_all()
                 results |= _write_all(gathered, gathered.prepared)
     return {key: results[key] for key in keys}
 

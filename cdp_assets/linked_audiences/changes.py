@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -32,30 +33,31 @@ class Changes:
 
 def changes(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, Changes]:
     """The new members of audiences against those of the newest earlier build of each."""
-    first: list[str] = []
+    first: list[Prepared] = []
     former: dict[str, list[str]] = {}
     for one in some:
         earlier = _earlier_partition(gathered.build, one.builds)
         if earlier is None:
-            first.append(one.key)
+            first.append(one)
         else:
             former.setdefault(earlier, []).append(one.key)
     found = _first_changes(gathered, first) if first else {}
     return found | _changes_since(gathered, former) if former else found
 
 
-def _first_changes(gathered: Gathered, keys: Sequence[str]) -> dict[str, Changes]:
+def _first_changes(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, Changes]:
     """Everybody entered."""
-    members = gathered.members_of(keys)
-    counted = members.group_by("audience").aggregate(entered=members.count())
-    rows = gathered.build.warehouse.rows(counted, len(keys))
-    entered = {row["audience"]: int(row["entered"]) for row in rows}
-    # People's numbers are in order of their ids.
-    examples = _examples(
-        gathered.build.warehouse,
-        {(key, 1): gathered.members_of([key]).order_by(PROFILE).limit(EXAMPLES).select(person=NAME) for key in entered},
-    )
-    return {key: Changes(entered.get(key, 0), entered.get(key, 0), 0, tuple(examples.get((key, 1), ())), ()) for key in keys}
+    # By number, and in the order of people's numbers, which is that of their ids.
+    first = {
+        gathered.number_of(one.key): gathered.numbered_members([one.key]).order_by(PROFILE).limit(EXAMPLES).select(person=NAME)
+        for one in some
+        if one.members
+    }
+    parts = [people.mutate(number=ibis.literal(number)) for number, people in first.items()]
+    found = _examples(gathered.build.warehouse, parts)
+    return {
+        one.key: Changes(one.members, one.members, 0, tuple(found.get((gathered.number_of(one.key),), ())), ()) for one in some
+    }
 
 
 def _changes_since(gathered: Gathered, former: Mapping[str, Sequence[str]]) -> dict[str, Changes]:
@@ -82,13 +84,13 @@ def _changes_since(gathered: Gathered, former: Mapping[str, Sequence[str]]) -> d
     wanted = [(key, state) for key, row in rows.items() for state, name in ((1, "entered"), (0, "departed")) if row[name]]
     examples = _examples(
         warehouse,
-        {
-            (key, state): changed.filter((changed["audience"] == key) & (changed["now"] == state))
+        [
+            changed.filter((changed["audience"] == key) & (changed["now"] == state))
             .order_by(PROFILE)
             .limit(EXAMPLES)
-            .select(person=PROFILE)
+            .select(person=PROFILE, audience=ibis.literal(key), state=ibis.literal(state))
             for key, state in wanted
-        },
+        ],
     )
     found = {}
     for key in keys:
@@ -98,15 +100,14 @@ def _changes_since(gathered: Gathered, former: Mapping[str, Sequence[str]]) -> d
     return found
 
 
-def _examples(warehouse: Warehouse, wanted: Mapping[tuple[str, int], ir.Table]) -> dict[tuple[str, int], list[str]]:
-    """A few of those who entered (1) and left (0) each audience, in order. wanted: (person), at most that many."""
-    if not wanted:
+def _examples(warehouse: Warehouse, parts: Sequence[ir.Table]) -> dict[tuple[Any, ...], list[str]]:
+    """The few people of each part, in order, by the part's other columns. parts: (person, …), the others one value each."""
+    if not parts:
         return {}
-    parts = [people.mutate(audience=ibis.literal(key), state=ibis.literal(state)) for (key, state), people in wanted.items()]
-    found: dict[tuple[str, int], list[str]] = {}
+    found: dict[tuple[Any, ...], list[str]] = {}
     rows = warehouse.rows(reduce(lambda left, right: left.union(right), parts), EXAMPLES * len(parts))
     for row in sorted(rows, key=lambda row: row["person"]):
-        found.setdefault((row["audience"], row["state"]), []).append(row["person"])
+        found.setdefault(tuple(row[name] for name in parts[0].columns[1:]), []).append(row["person"])
     return found
 
 

@@ -113,6 +113,7 @@ class Prepared:
     """An audience that is computed and not written."""
 
     key: str
+    members: int
     builds: Sequence[Built]
     path_rows: Mapping[TableRef, int]
     recording: Sequence[Recording]
@@ -133,6 +134,7 @@ class Gathered:
     prepared: list[Prepared] = field(default_factory=list)
     rows: int = 0
     _keys: list[str] = field(default_factory=list)
+    _names: ir.Table | None = None
 
     def number_of(self, key: str) -> int:
         """The number by which an audience goes in the scratch tables."""
@@ -140,24 +142,46 @@ class Gathered:
             self._keys.append(key)
         return self._keys.index(key)
 
+    def key_of(self, number: int) -> str:
+        return self._keys[number]
+
+    def name_all(self) -> None:
+        """Write down what the numbers of all that are prepared stand for. DDL: call it outside a transaction.
+
+        In a table, so that the same queries serve the next audiences, which have the same numbers.
+        """
+        if not self.prepared:
+            return
+        keys = [one.key for one in self.prepared]
+        numbers = pa.array([self.number_of(key) for key in keys], pa.int32())
+        rows = pa.table({"number": numbers, "audience": keys, "revision": [self.build.revisions[key] for key in keys]})
+        self._names = self.scratch.enter_context(self.build.warehouse.scratch(rows))
+
+    def numbered_members(self, keys: Sequence[str]) -> ir.Table:
+        """(number, canonical_segment_id, NAME)"""
+        return self._of(self.members, keys)
+
+    def numbered_context(self, keys: Sequence[str]) -> ir.Table:
+        """(number, canonical_segment_id, path_number, entity_id, parent_entity_id)"""
+        return self._of(self.context, keys)
+
     def members_of(self, keys: Sequence[str]) -> ir.Table:
-        """(audience, revision, canonical_segment_id, NAME)"""
-        return self._of(self.build.warehouse.table(self.members), keys).select("audience", "revision", PROFILE, NAME)
+        """(audience, revision, canonical_segment_id, NAME), when all are named."""
+        return self._named(self.numbered_members(keys)).select("audience", "revision", PROFILE, NAME)
 
     def context_of(self, keys: Sequence[str]) -> ir.Table:
-        """(audience, revision, canonical_segment_id, path, entity_id, parent_entity_id)"""
-        rows = self._of(self.build.warehouse.table(self.context), keys)
-        path = _text_of(rows["path_number"], dict(enumerate(self._paths)))
+        """(audience, revision, canonical_segment_id, path, entity_id, parent_entity_id), when all are named."""
+        rows = self._named(self.numbered_context(keys))
+        path = rows["path_number"].cases(*enumerate(self._paths))
         return rows.select("audience", "revision", PROFILE, "entity_id", "parent_entity_id", path=path)
 
-    def _of(self, rows: ir.Table, keys: Sequence[str]) -> ir.Table:
-        """The rows of some audiences, with ``audience`` and ``revision``."""
-        numbers = {self.number_of(key): key for key in keys}
-        mine, revisions = rows.filter(rows["number"].isin(list(numbers))), self.build.revisions
-        return mine.mutate(
-            audience=_text_of(mine["number"], numbers),
-            revision=_text_of(mine["number"], {number: revisions[key] for number, key in numbers.items()}),
-        )
+    def _named(self, rows: ir.Table) -> ir.Table:
+        assert self._names is not None
+        return rows.join(self._names, "number")
+
+    def _of(self, ref: TableRef, keys: Sequence[str]) -> ir.Table:
+        rows = self.build.warehouse.table(ref)
+        return rows.filter(rows["number"].isin([self.number_of(key) for key in keys]))
 
     @cached_property
     def _paths(self) -> list[str]:
@@ -177,7 +201,3 @@ def gathering(build: Build) -> Iterator[Gathered]:
         entities = {"path_number": "int32", "entity_id": "string", "parent_entity_id": "string"}
         context = scratch.enter_context(build.warehouse.scratch_table({**mine, **entities}))
         yield Gathered(build, members, context, scratch)
-
-
-def _text_of(number: ir.IntegerValue, texts: Mapping[int, str]) -> ir.StringValue:
-    return number.cases(*texts.items())

@@ -79,7 +79,7 @@ def prepare(gathered: Gathered, key: str) -> None:
     builds = build.builds[key]
     refuse_dropped(builds, build.as_of, build.space.config.retention_days)
     number = ibis.literal(gathered.number_of(key), type="int32")
-    members = gathered.members_of([key]).select(PROFILE, NAME)
+    members = gathered.numbered_members([key]).select(PROFILE, NAME)
     with ExitStack() as scratch:
         keep = (lambda rows: scratch.enter_context(warehouse.staged(rows))) if warehouse.quick_scratch else None
         compiled = build.compiled(key, keep)
@@ -89,12 +89,14 @@ def prepare(gathered: Gathered, key: str) -> None:
             PROFILE, "entity_id", "parent_entity_id", number=number, path_number=gathered.path_number(context["path"])
         )
         matched = warehouse.insert(gathered.context, context)
-    gathered.rows += (found or 0) + (matched or 0)
+    if found is None:
+        found = warehouse.count(members)
+    gathered.rows += found + (matched or 0)
     earlier = gathered.scratch.enter_context(members_before(warehouse, key, builds, build.window.key, build.as_of))
     paths = _path_rows(build, compiled.tables)
     funnel = _funnel(build, key) if build.funnels and _funnel_wanted(build, key) else None
     recording = _recording(build, key, named_members(members), builds, earlier)
-    gathered.prepared.append(Prepared(key, builds, paths, recording, funnel))
+    gathered.prepared.append(Prepared(key, found, builds, paths, recording, funnel))
 
 
 def write(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, AudienceResult]:
@@ -252,12 +254,12 @@ def _path_row_table(build: Build, some: Sequence[Prepared]) -> pa.Table:
 
 def _entities(gathered: Gathered, keys: Sequence[str]) -> dict[str, int]:
     """Distinct (profile, path, entity) of audiences. Context is distinct, so that only rows below other rows may have one twice."""
-    context = gathered.context_of(keys)
-    top = context.filter(context.parent_entity_id.isnull()).select("audience")
-    below = context.filter(context.parent_entity_id.notnull()).select("audience", PROFILE, "path", "entity_id").distinct()
-    both = top.union(below.select("audience"))
-    rows = gathered.build.warehouse.rows(both.group_by("audience").aggregate(rows=both.count()), len(keys))
-    return {row["audience"]: int(row["rows"]) for row in rows}
+    context = gathered.numbered_context(keys)
+    top = context.filter(context.parent_entity_id.isnull()).select("number")
+    below = context.filter(context.parent_entity_id.notnull()).select("number", PROFILE, "path_number", "entity_id").distinct()
+    both = top.union(below.select("number"))
+    rows = gathered.build.warehouse.rows(both.group_by("number").aggregate(rows=both.count()), len(keys))
+    return {gathered.key_of(row["number"]): int(row["rows"]) for row in rows}
 
 
 def _target(gathered: Gathered, key: str) -> tuple[int, int] | None:

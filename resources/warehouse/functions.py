@@ -22,6 +22,9 @@ from ibis.backends.sql.compilers.base import SQLGlotCompiler
 from ibis.common.patterns import AnyOf, InstanceOf, NoMatch, Object, Pattern
 from sqlglot import exp
 
+# Each select that is merged with the one below it walks both, again and again: half of what compiling takes. Engines merge them anyway.
+ibis.options.sql.fuse_selects = False
+
 
 @ibis.udf.scalar.builtin(name="cdp_sha256")
 def _sha256(value: str) -> str: ...  # type: ignore[empty-body]

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -159,6 +160,30 @@ def test_scratch_tables_never_reach_the_file(tmp_path: Path) -> None:
     with closing(duckdb.connect(str(file), read_only=True)) as after:
         assert after.execute("SELECT schema_name, table_name FROM duckdb_tables()").fetchall() == [("raw", "things")]
     assert b"sesame" not in file.read_bytes()
+
+
+def test_how_a_text_is_said_to_be_stored_changes_nothing_else(tmp_path: Path) -> None:
+    file, count = tmp_path / "w.duckdb", 20_000
+    odd = {0: "", 1: None, 2: "é" * 200_000, 3: "nul \x00 inside"}
+    texts = [odd.get(i % 5_000, f"{i * 7919 % count:08x}-{i:08x}") for i in range(count)]
+    columns = {"number": "int64", "few": "string", "many": "string", "same": "string", "none": "string"}
+    spec = TableSpec(
+        TableRef("stored", "texts"), columns, "Texts.", subject=None, repeated=("few", "none"), varied=("many", "same")
+    )
+    plain = replace(spec, ref=TableRef("stored", "plain"), repeated=(), varied=())
+    rows = {"number": range(count), "few": [f"part {i // 4_000}" for i in range(count)], "many": texts, "same": ["x"] * count}
+    with open_duckdb(file) as warehouse:
+        warehouse.ensure(spec, plain)
+        for ref in (spec.ref, plain.ref):
+            warehouse.append(ref, pa.table(rows))
+    with open_duckdb(file) as warehouse:
+        for ref in (spec.ref, plain.ref):
+            stored = warehouse.arrow(warehouse.table(ref).order_by("number"))
+            assert stored.to_pydict() == {**{name: list(values) for name, values in rows.items()}, "none": [None] * count}
+    with closing(duckdb.connect(str(file), read_only=True)) as connection:
+        ways = "SELECT DISTINCT column_name, compression FROM pragma_storage_info(?) WHERE column_name IN ('few', 'same') AND segment_type = 'VARCHAR'"
+        assert dict(connection.execute(ways, ["stored.texts"]).fetchall()) == {"few": "Dictionary", "same": "FSST"}
+        assert dict(connection.execute(ways, ["stored.plain"]).fetchall()) == {"few": "Dictionary", "same": "Dictionary"}
 
 
 def test_upsert_replaces_rows_by_key_and_may_read_its_target(things: Warehouse) -> None:
