@@ -317,6 +317,7 @@ _REWRITES: dict[str, dict[str, Callable[[exp.Anonymous], exp.Expr]]] = {
 }
 
 
+_MORE_THAN_NARROWING: Final = ("joins", "group", "distinct", "having", "qualify", "limit", "with_")
 _PASSES_ON: Final = (exp.Alias, exp.Cast, exp.TryCast, exp.Anonymous)
 
 
@@ -348,6 +349,23 @@ def _open_once(tree: exp.Expr) -> None:
                 places = exp.Array(expressions=[_quoted_path(json.loads(one), "$.") for one in paths])
                 listed = _call("JSON_EXTRACT_STRING", document, places)
                 text.replace(exp.Bracket(this=listed, expressions=[exp.Literal.number(paths.index(path.this) + 1)], offset=1))
+
+
+def _read_again(tree: exp.Expr) -> None:
+    """What only narrows a table is read again by each that asks for it: else DuckDB copies it first, and not only what they ask for."""
+    for shared in tree.find_all(exp.CTE):
+        if _narrows(shared.this):
+            shared.set("materialized", False)
+
+
+def _narrows(query: exp.Expr) -> bool:
+    """Whether a query takes rows and columns of one table, and computes nothing over several rows."""
+    if not isinstance(query, exp.Select) or any(query.args.get(part) for part in _MORE_THAN_NARROWING):
+        return False
+    if any(column.find(exp.Window, exp.Unnest, exp.AggFunc) for column in query.expressions):
+        return False
+    source = query.args["from_"].this
+    return isinstance(source, exp.Table) or (isinstance(source, exp.Subquery) and _narrows(source.this))
 
 
 def localise(tree: exp.Expr, dialect: str) -> exp.Expr:
@@ -408,6 +426,7 @@ def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str
     tree = _compiler_of(expression, dialect).to_sqlglot(expression).copy()
     if dialect == "duckdb":
         _open_once(tree)
+        _read_again(tree)
     # Bottom-up within one pass would skip calls nested in a replaced call's arguments; repeat until none is left.
     for _ in range(8):
         if not any(str(n.this).upper().startswith("CDP_") for n in tree.find_all(exp.Anonymous)):
