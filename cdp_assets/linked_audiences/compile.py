@@ -48,6 +48,8 @@ TraitValues = Callable[[str], ir.Table]
 """Computed trait key -> (canonical_segment_id, value_text, value_number) at the same as_of."""
 Keep = Callable[[ir.Table], ir.Table]
 """What is read several times -> the table that it was computed into."""
+Label = Callable[[str], ir.Value]
+"""Path -> what stands for it."""
 _ANY_INSTANT = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
@@ -60,11 +62,14 @@ class CompiledAudience:
 
     members: ir.Table
     tables: tuple[TableRef, ...]
-    _context_of: Callable[[ir.Table], ir.Table]
+    _context_of: Callable[[ir.Table, Label], ir.Table]
 
-    def context_of(self, members: ir.Table) -> ir.Table:
-        """(canonical_segment_id, path, entity_id, parent_entity_id), distinct, of ``members``: (canonical_segment_id), all of them members."""
-        return self._context_of(members)
+    def context_of(self, members: ir.Table, label: Label = ibis.literal) -> ir.Table:
+        """(canonical_segment_id, path, entity_id, parent_entity_id), distinct, of ``members``: (canonical_segment_id), all of them members.
+
+        ``label`` says how a path is written.
+        """
+        return self._context_of(members, label)
 
     @property
     def context(self) -> ir.Table:
@@ -92,7 +97,7 @@ def compile_audience(
     return CompiledAudience(
         compiler.members(audience),
         tuple(sorted(tables_of(space.graph, audience))),
-        lambda members: compiler.context(audience, members),
+        lambda members, label: compiler.context(audience, members, label),
     )
 
 
@@ -254,7 +259,7 @@ class Compiler:
         matched = self._matched(audience)
         if audience.target_entity is None:
             return matched
-        context = self.context(audience, matched)
+        context = self.context(audience, matched, ibis.literal)
         return matched.semi_join(context.filter(context["path"] == audience.target_entity), PROFILE)
 
     def _matched(self, audience: Audience) -> ir.Table:
@@ -343,7 +348,7 @@ class Compiler:
 
     # -- context ---------------------------------------------------------------------------------------------------
 
-    def context(self, audience: Audience, members: ir.Table) -> ir.Table:
+    def context(self, audience: Audience, members: ir.Table, label: Label) -> ir.Table:
         pieces: dict[str, list[ir.Table]] = {}
         for group in audience.groups:
             for condition in group.conditions:
@@ -354,7 +359,8 @@ class Compiler:
             nothing = ibis.null("string")
             return members.filter(ibis.literal(False)).select(PROFILE, path=nothing, entity_id=nothing, parent_entity_id=nothing)
         # Each piece is distinct, so only a path that several conditions speak about can have a row twice.
-        return _united([same[0] if len(same) == 1 else _united(same).distinct() for same in pieces.values()])
+        distinct = {path: same[0] if len(same) == 1 else _united(same).distinct() for path, same in pieces.items()}
+        return _united([rows.mutate(path=label(path)) for path, rows in distinct.items()])
 
     def _satisfying(self, audience: Audience, group: ConditionGroup, condition: EntityCondition, members: ir.Table) -> ir.Table:
         """The members that satisfy the condition within a group that they satisfy."""

@@ -298,7 +298,7 @@ class EntityRows:
     # -- context -----------------------------------------------------------------------------------------------------
 
     def context(self, condition: EntityCondition, satisfied: ir.Table) -> Iterator[tuple[str, ir.Table]]:
-        """Path and distinct (canonical_segment_id, path, entity_id, parent_entity_id), of each node that a ``with`` condition which the
+        """Path and distinct (canonical_segment_id, entity_id, parent_entity_id), of each node that a ``with`` condition which the
         profiles ``satisfied`` meet speaks about."""
         node = child_node(self.graph, None, condition.relationship)
         rows = self.of_profiles(node, condition)
@@ -307,14 +307,13 @@ class EntityRows:
 
     def _context_rows(self, node: Node, condition: EntityCondition, rows: ir.Table) -> Iterator[tuple[str, ir.Table]]:
         """Of rows with ``cdp_profile``, below an entity with ``cdp_parent``: themselves, then the children that nested conditions name."""
-        # Keys become text, and the path is added, when the rows are distinct: fewer bytes are compared.
+        # Keys become text when the rows are distinct: fewer bytes are compared.
         own = {PROFILE: rows["cdp_profile"], "cdp_id": _distinguishing(column_of(rows, node.entity.primary_key, node))}
         found = rows.select(**own, **({"cdp_parent": rows["cdp_parent"]} if "cdp_parent" in rows.columns else {})).distinct()
         yield (
             node.path,
             found.select(
                 PROFILE,
-                path=ibis.literal(node.path),
                 entity_id=key_text(found["cdp_id"]),
                 parent_entity_id=key_text(found["cdp_parent"]) if "cdp_parent" in found.columns else ibis.null("string"),
             ),

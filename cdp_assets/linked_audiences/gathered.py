@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
@@ -187,9 +188,9 @@ class Gathered:
     def _paths(self) -> list[str]:
         return [node.path for node in self.build.space.graph.nodes()]
 
-    def path_number(self, path: ir.StringValue) -> ir.IntegerValue:
+    def path_number(self, path: str) -> ir.IntegerScalar:
         """The number by which a path goes in the scratch tables."""
-        return path.cases(*((one, number) for number, one in enumerate(self._paths)))
+        return ibis.literal(self._paths.index(path), type="int32")
 
 
 @contextmanager

@@ -84,10 +84,8 @@ def prepare(gathered: Gathered, key: str) -> None:
         keep = (lambda rows: scratch.enter_context(warehouse.staged(rows))) if warehouse.quick_scratch else None
         compiled = build.compiled(key, keep)
         found = warehouse.insert(gathered.members, compiled.members.select(PROFILE, NAME, number=number))
-        context = compiled.context_of(members)
-        context = context.select(
-            PROFILE, "entity_id", "parent_entity_id", number=number, path_number=gathered.path_number(context["path"])
-        )
+        context = compiled.context_of(members, gathered.path_number)
+        context = context.select(PROFILE, "entity_id", "parent_entity_id", number=number, path_number=context["path"])
         matched = warehouse.insert(gathered.context, context)
     if found is None:
         found = warehouse.count(members)
