@@ -23,7 +23,7 @@ import ibis
 import ibis.expr.types as ir
 
 from cdp_assets.data_graph.model import ColumnJoin, DataGraph, ExternalIdJoin, JunctionJoin, Node
-from cdp_assets.linked_audiences.entities import PROFILE, EntityRows, child_node, counted, quantified, yields
+from cdp_assets.linked_audiences.entities import PROFILE, EntityRows, Label, child_node, counted, quantified, yields
 from cdp_assets.linked_audiences.entity_history import entity_table
 from cdp_assets.linked_audiences.people import Edges, People
 from cdp_assets.space.conditions import entity_references, filters_of
@@ -48,8 +48,6 @@ TraitValues = Callable[[str], ir.Table]
 """Computed trait key -> (canonical_segment_id, value_text, value_number) at the same as_of."""
 Keep = Callable[[ir.Table], ir.Table]
 """What is read several times -> the table that it was computed into."""
-Label = Callable[[str], ir.Value]
-"""Path -> what stands for it."""
 _ANY_INSTANT = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
@@ -353,14 +351,14 @@ class Compiler:
         for group in audience.groups:
             for condition in group.conditions:
                 if isinstance(condition, EntityCondition) and yields(condition):
-                    for path, piece in self.entities.context(condition, self._satisfying(audience, group, condition, members)):
+                    satisfied = self._satisfying(audience, group, condition, members)
+                    for path, piece in self.entities.context(condition, satisfied, label):
                         pieces.setdefault(path, []).append(piece)
         if not pieces:
             nothing = ibis.null("string")
             return members.filter(ibis.literal(False)).select(PROFILE, path=nothing, entity_id=nothing, parent_entity_id=nothing)
         # Each piece is distinct, so only a path that several conditions speak about can have a row twice.
-        distinct = {path: same[0] if len(same) == 1 else _united(same).distinct() for path, same in pieces.items()}
-        return _united([rows.mutate(path=label(path)) for path, rows in distinct.items()])
+        return _united([same[0] if len(same) == 1 else _united(same).distinct() for same in pieces.values()])
 
     def _satisfying(self, audience: Audience, group: ConditionGroup, condition: EntityCondition, members: ir.Table) -> ir.Table:
         """The members that satisfy the condition within a group that they satisfy."""

@@ -37,6 +37,8 @@ from cdp_assets.space.operators import ConditionError, compare, joined_by
 from resources.warehouse import TableRef, Warehouse
 
 PROFILE = "canonical_segment_id"
+Label = Callable[[str], ir.Value]
+"""Path -> what stands for it."""
 
 
 @dataclass(frozen=True, order=True)
@@ -297,23 +299,26 @@ class EntityRows:
 
     # -- context -----------------------------------------------------------------------------------------------------
 
-    def context(self, condition: EntityCondition, satisfied: ir.Table) -> Iterator[tuple[str, ir.Table]]:
-        """Path and distinct (canonical_segment_id, entity_id, parent_entity_id), of each node that a ``with`` condition which the
+    def context(self, condition: EntityCondition, satisfied: ir.Table, label: Label) -> Iterator[tuple[str, ir.Table]]:
+        """Path and distinct (canonical_segment_id, path, entity_id, parent_entity_id), of each node that a ``with`` condition which the
         profiles ``satisfied`` meet speaks about."""
         node = child_node(self.graph, None, condition.relationship)
         rows = self.of_profiles(node, condition)
         rows = rows.semi_join(satisfied, rows["cdp_profile"] == satisfied[PROFILE])
-        yield from self._context_rows(node, condition, rows)
+        yield from self._context_rows(node, condition, rows, label)
 
-    def _context_rows(self, node: Node, condition: EntityCondition, rows: ir.Table) -> Iterator[tuple[str, ir.Table]]:
+    def _context_rows(
+        self, node: Node, condition: EntityCondition, rows: ir.Table, label: Label
+    ) -> Iterator[tuple[str, ir.Table]]:
         """Of rows with ``cdp_profile``, below an entity with ``cdp_parent``: themselves, then the children that nested conditions name."""
-        # Keys become text when the rows are distinct: fewer bytes are compared.
+        # Keys become text, and the path is added, when the rows are distinct: fewer bytes are compared.
         own = {PROFILE: rows["cdp_profile"], "cdp_id": _distinguishing(column_of(rows, node.entity.primary_key, node))}
         found = rows.select(**own, **({"cdp_parent": rows["cdp_parent"]} if "cdp_parent" in rows.columns else {})).distinct()
         yield (
             node.path,
             found.select(
                 PROFILE,
+                path=label(node.path),
                 entity_id=key_text(found["cdp_id"]),
                 parent_entity_id=key_text(found["cdp_parent"]) if "cdp_parent" in found.columns else ibis.null("string"),
             ),
@@ -329,7 +334,7 @@ class EntityRows:
             if several and nested.quantifier != ("at_least", 1):
                 kept = self._keeping(rows, node, nested)
             child = child_node(self.graph, node.path, nested.relationship)
-            yield from self._context_rows(child, nested, self._children(kept, node, child, nested))
+            yield from self._context_rows(child, nested, self._children(kept, node, child, nested), label)
 
     def _keeping(self, rows: ir.Table, parent: Node, condition: EntityCondition) -> ir.Table:
         if not self._above(condition, parent.path):

@@ -79,13 +79,14 @@ def prepare(gathered: Gathered, key: str) -> None:
     builds = build.builds[key]
     refuse_dropped(builds, build.as_of, build.space.config.retention_days)
     number = ibis.literal(gathered.number_of(key), type="int32")
-    members = gathered.numbered_members([key]).select(PROFILE, NAME)
+    members = gathered.numbered_members([key])
     with ExitStack() as scratch:
         keep = (lambda rows: scratch.enter_context(warehouse.staged(rows))) if warehouse.quick_scratch else None
         compiled = build.compiled(key, keep)
-        found = warehouse.insert(gathered.members, compiled.members.select(PROFILE, NAME, number=number))
+        found = warehouse.insert(gathered.members, compiled.members.select(number.name("number"), PROFILE, NAME))
         context = compiled.context_of(members, gathered.path_number)
-        context = context.select(PROFILE, "entity_id", "parent_entity_id", number=number, path_number=context["path"])
+        path = context["path"].name("path_number")
+        context = context.select(number.name("number"), PROFILE, path, "entity_id", "parent_entity_id")
         matched = warehouse.insert(gathered.context, context)
     if found is None:
         found = warehouse.count(members)

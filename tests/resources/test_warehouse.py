@@ -311,6 +311,21 @@ def test_an_expression_used_twice_is_localised_in_both_places(things: Warehouse)
     assert row == [{"a": 3.5, "b": 4.5}]
 
 
+def test_what_is_asked_for_twice_is_kept_only_where_it_costs_more_than_reading(duckdb_warehouse: Warehouse) -> None:
+    duckdb_warehouse.ensure(SPEC)
+    duckdb_warehouse.append(SPEC.ref, pa.table({"id": ["a", "a", "b"], "n": [1, 2, 3]}))
+    table = duckdb_warehouse.table(SPEC.ref)
+    narrowed = table.filter(table.n > 1).select("id", "n")
+    counted = narrowed.group_by("id").aggregate(n=narrowed.count())
+    placed = narrowed.mutate(place=ibis.row_number().over(order_by="n"))
+    found = {}
+    for name, shared in (("narrowed", narrowed), ("counted", counted), ("placed", placed), ("distinct", narrowed.distinct())):
+        twice = shared.join(shared.group_by("id").aggregate(most=shared.n.max()), "id")
+        found[name] = duckdb_warehouse.sql(twice).count(" AS NOT MATERIALIZED (")
+        assert duckdb_warehouse.count(twice) == 2
+    assert found == {"narrowed": 1, "counted": 0, "placed": 0, "distinct": 0}
+
+
 def test_a_template_is_built_once_and_runs_with_other_values(things: Warehouse) -> None:
     mark, later = dt.datetime(1800, 1, 1, tzinfo=dt.UTC), dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
     built = []
