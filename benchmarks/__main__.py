@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks.figures import section, write_section
+from resources.run_worker import collect_garbage_seldom
 
 # Modules of this package with TITLE, TEXT and run(scale, folder) -> list[Figure].
 NAMES: tuple[str, ...] = (
@@ -38,6 +39,7 @@ def main() -> int:
     missed = 0
     for name in options.names or NAMES:
         module = importlib.import_module(f"benchmarks.{name}")
+        collect_garbage_seldom()  # as runs do
         with tempfile.TemporaryDirectory(prefix="cdp-bench-") as folder:
             figures = module.run(options.scale, Path(folder))
         command = f"make bench NAME={name}" + (f" SCALE={options.scale:g}" if options.scale != 1 else "")

@@ -131,7 +131,15 @@ class DuckDBWarehouse(Warehouse):
     def _storage(self, spec: TableSpec, column: str) -> str:
         # Else it tries all ways on all rows, which costs more than writing them. Where the named one does not do, it takes another.
         ways = (("dictionary", spec.repeated), ("fsst", spec.varied))
-        return next((f" USING COMPRESSION {way}" for way, columns in ways if column in columns), "")
+        found = [f" USING COMPRESSION {way}" for way, columns in ways if column in columns]
+        return found[0] if found and self._takes_ways else ""
+
+    @functools.cached_property
+    def _takes_ways(self) -> bool:
+        """Whether the file is of a version that these ways of storing a text are written in; newer ones have another, and refuse them."""
+        version = "SELECT tags['storage_version'] FROM duckdb_databases() WHERE database_name = current_database()"
+        row = self._connection.execute(version).fetchone()
+        return row is None or row[0] is None or str(row[0]).startswith(("v1.0.", "v1.1.", "v1.2."))
 
     def _run(self, sql: str) -> int | None:
         try:

@@ -186,6 +186,18 @@ def test_how_a_text_is_said_to_be_stored_changes_nothing_else(tmp_path: Path) ->
         assert dict(connection.execute(ways, ["stored.plain"]).fetchall()) == {"few": "Dictionary", "same": "Dictionary"}
 
 
+@pytest.mark.parametrize("version", ["v1.0.0", "v1.2.0", "v1.3.0", "v1.5.0"])
+def test_files_of_other_versions_of_duckdb_are_written(tmp_path: Path, version: str) -> None:
+    spec = TableSpec(
+        TableRef("a", "b"), {"few": "string", "many": "string"}, "Texts.", subject=None, repeated=("few",), varied=("many",)
+    )
+    duckdb.connect(str(tmp_path / "w.duckdb"), config={"storage_compatibility_version": version}).close()
+    with open_duckdb(tmp_path / "w.duckdb") as warehouse:
+        warehouse.ensure(spec)
+        warehouse.append(spec.ref, pa.table({"few": ["x"], "many": ["y"]}))
+        assert warehouse.rows(warehouse.table(spec.ref), 2) == [{"few": "x", "many": "y"}]
+
+
 def test_upsert_replaces_rows_by_key_and_may_read_its_target(things: Warehouse) -> None:
     table = things.table(SPEC.ref)
     changed = table.filter(table.id == "a").mutate(n=table.n + 1)
