@@ -114,9 +114,9 @@ def timestamp_literal(instant: dt.datetime) -> ir.TimestampScalar:
     return ibis.literal(naive_utc(instant), type="timestamp(6)")
 
 
-# (dialect, expression) -> compiled query. The same expression comes again with the next build, and compiling it costs more than small
+# (dialect, whether for people, expression) -> compiled query. The same expression comes again with the next build, and compiling it costs more than small
 # tables do.
-_COMPILED: dict[tuple[str, Hashable], str] = {}
+_COMPILED: dict[tuple[str, bool, Hashable], str] = {}
 _MOST_COMPILED = 1_000
 # Instants before this one stand for others in templates (Warehouse.template).
 STAND_INS_END = dt.datetime(1900, 1, 1, tzinfo=dt.UTC)
@@ -214,7 +214,7 @@ class Warehouse(ABC):
 
     def sql(self, expression: ir.Expr) -> str:
         """The compiled query of an expression, runnable as it stands."""
-        key = (self.dialect, expression.op())
+        key = (self.dialect, self.compiles_only, expression.op())
         text = _COMPILED.get(key)
         if text is None:
             text = self._tree(expression).sql(self.dialect)
@@ -226,7 +226,7 @@ class Warehouse(ABC):
         return text
 
     def _tree(self, expression: ir.Expr) -> exp.Expr:
-        return compile_expression(expression, self.dialect, self._user_queries)
+        return compile_expression(expression, self.dialect, self._user_queries, merged=self.compiles_only)
 
     # -- schema ------------------------------------------------------------------------------------------------
 

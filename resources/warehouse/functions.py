@@ -22,9 +22,6 @@ from ibis.backends.sql.compilers.base import SQLGlotCompiler
 from ibis.common.patterns import AnyOf, InstanceOf, NoMatch, Object, Pattern
 from sqlglot import exp
 
-# Each select that is merged with the one below it walks both, again and again: half of what compiling takes. Engines merge them anyway.
-ibis.options.sql.fuse_selects = False
-
 
 @ibis.udf.scalar.builtin(name="cdp_sha256")
 def _sha256(value: str) -> str: ...  # type: ignore[empty-body]
@@ -416,11 +413,15 @@ def _compiler_of(expression: ir.Expr, dialect: str) -> SQLGlotCompiler:
     return lean
 
 
-def compile_expression(expression: ir.Expr, dialect: str, user_queries: dict[str, exp.Expr] | None = None) -> exp.Expr:
+def compile_expression(
+    expression: ir.Expr, dialect: str, user_queries: dict[str, exp.Expr] | None = None, *, merged: bool = False
+) -> exp.Expr:
     """Ibis expression as a sqlglot tree of ``dialect``, neutral functions localised, user queries put in place.
 
-    ``user_queries`` maps the stand-in table names made by ``Warehouse.user_query`` to their parsed SELECT.
+    ``user_queries`` maps the stand-in table names made by ``Warehouse.user_query`` to their parsed SELECT. ``merged``: selects are merged
+    where they can be, which people read better. Engines merge them anyway, and it is half of what compiling takes.
     """
+    ibis.options.sql.fuse_selects = merged
     # The compiler's own tree: ibis.to_sql would print it, and we would parse it again, at half the cost of a small query.
     # It shares nodes between places; a copy gives each place its own, so that replacing one replaces it everywhere.
     tree = _compiler_of(expression, dialect).to_sqlglot(expression).copy()

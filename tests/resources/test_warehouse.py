@@ -26,6 +26,7 @@ from resources.warehouse import (
     timestamp_literal,
 )
 from resources.warehouse import functions as fn
+from resources.warehouse.compiling import CompilingWarehouse
 from resources.warehouse.duckdb import open_duckdb
 
 SPEC = TableSpec(
@@ -336,6 +337,15 @@ def test_what_is_asked_for_twice_is_kept_only_where_it_costs_more_than_reading(d
         found[name] = duckdb_warehouse.sql(twice).count(" AS NOT MATERIALIZED (")
         assert duckdb_warehouse.count(twice) == 2
     assert found == {"narrowed": 1, "counted": 0, "placed": 0, "distinct": 0}
+
+
+def test_people_read_fewer_selects_than_engines_run(duckdb_warehouse: Warehouse) -> None:
+    duckdb_warehouse.ensure(SPEC)
+    table = duckdb_warehouse.table(SPEC.ref)
+    narrowed = table.filter(table.n > 1).select("id").filter(table.id != "a")
+    read = CompilingWarehouse("duckdb", lambda ref: duckdb_warehouse.schema(ref))
+    assert read.sql(narrowed).count("SELECT") == 1
+    assert duckdb_warehouse.sql(narrowed).count("SELECT") > 1
 
 
 def test_a_template_is_built_once_and_runs_with_other_values(things: Warehouse) -> None:

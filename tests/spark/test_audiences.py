@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from random import Random
 
+import ibis
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from resources.warehouse import Warehouse
+from resources.warehouse import functions as fn
 from resources.warehouse.duckdb import open_duckdb
+from resources.warehouse.functions import compile_expression
 from tests.linked_audiences.test_oracle import Found, by_the_oracle, compiled_for, differing, store_logins
 from tests.linked_audiences.worlds import Town, town
 
@@ -60,3 +64,12 @@ def test_audiences_agree_with_the_oracle_on_spark(spark: SparkSession, tmp_path:
     assert len(found) >= 5
     assert not differing(drawn, {key: wanted[key] for key in found}, found)
     assert sum(bool(who) for who, _ in found.values()) >= 3
+
+
+def test_lists_of_texts_are_written_on_spark_as_elsewhere(spark: SparkSession) -> None:
+    texts = ['say "hi"', "back\\slash", "two\nlines", "bell\x07", "center, control", None]
+    spark.createDataFrame([(text,) for text in texts], "said string").createOrReplaceTempView("texts")
+    rows = ibis.table({"said": "string"}, name="texts")
+    listed = rows.aggregate(listed=fn.sorted_join(fn.json_inside(rows.said), '","'))
+    found = spark.sql(compile_expression(listed, "databricks").sql("databricks")).collect()[0]["listed"]
+    assert json.loads(f'["{found}"]') == ["back\\slash", "bell", "center, control", 'say "hi"', "two\nlines"]
