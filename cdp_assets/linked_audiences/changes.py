@@ -48,16 +48,14 @@ def changes(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, Changes]:
 def _first_changes(gathered: Gathered, some: Sequence[Prepared]) -> dict[str, Changes]:
     """Everybody entered."""
     # By number, and in the order of people's numbers, which is that of their ids.
-    first = {
-        gathered.number_of(one.key): gathered.numbered_members([one.key]).order_by(PROFILE).limit(EXAMPLES).select(person=NAME)
+    parts = [
+        gathered.numbered_members([one.key]).order_by(PROFILE).limit(EXAMPLES).select(person=NAME, number="number")
         for one in some
         if one.members
-    }
-    parts = [people.mutate(number=ibis.literal(number)) for number, people in first.items()]
+    ]
     found = _examples(gathered.build.warehouse, parts)
-    return {
-        one.key: Changes(one.members, one.members, 0, tuple(found.get((gathered.number_of(one.key),), ())), ()) for one in some
-    }
+    examples = {gathered.key_of(number): tuple(people) for (number,), people in found.items()}
+    return {one.key: Changes(one.members, one.members, 0, examples.get(one.key, ()), ()) for one in some}
 
 
 def _changes_since(gathered: Gathered, former: Mapping[str, Sequence[str]]) -> dict[str, Changes]:

@@ -111,7 +111,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An audience that is computed and not written."""
+    """An audience that is computed and not written. ``members``: how many it has."""
 
     key: str
     members: int
