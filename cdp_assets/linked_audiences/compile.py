@@ -267,7 +267,9 @@ class Compiler:
         return profiles.filter(joined_by(audience.match, verdicts))
 
     def _group(self, profile: ir.StringValue, group: ConditionGroup) -> ir.BooleanValue:
-        return joined_by(group.match, [self._condition(profile, condition) for condition in group.conditions])
+        # What has a row for each person goes first: engines then look for entities' rows, of which there are more, of fewer people.
+        ordered = sorted(group.conditions, key=lambda condition: isinstance(condition, EntityCondition))
+        return joined_by(group.match, [self._condition(profile, condition) for condition in ordered])
 
     def _condition(self, profile: ir.StringValue, condition: Condition) -> ir.BooleanValue:
         match condition:

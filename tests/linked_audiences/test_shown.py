@@ -172,6 +172,15 @@ def test_every_dialect_gets_a_query_of_its_own_with_the_same_column(duckdb_wareh
     assert {"accounts", "cards", "products", "holdings", "messages", "trait_values"} <= tables
 
 
+def test_a_query_asks_people_for_what_they_did_before_it_looks_for_their_rows(duckdb_warehouse: Warehouse) -> None:
+    cards, login = {"with_entity": "tickets", "at_most": 1}, {"with_event": "Login", "within": {"last": 7}}
+    bank().write(duckdb_warehouse)
+    made = bank_space(one_group("rows_first", cards, login), one_group("events_first", login, cards))
+    texts = [audience_sql(made, key, "duckdb", duckdb_warehouse, as_of=AS_OF) for key in made.audiences]
+    assert texts[0] == texts[1]
+    assert 0 < texts[0].index("'Login'") < texts[0].index('"tickets"')
+
+
 def test_sql_needs_no_run_but_names_a_missing_company_table_and_an_unknown_dialect() -> None:
     made = bank_space(one_group("a", {"with_event": "Login"}), one_group("b", {"with_entity": "tickets"}))
 
