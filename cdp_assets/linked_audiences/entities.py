@@ -356,7 +356,9 @@ class EntityRows:
         found = self._of_parents(node, self._table(node) if children is None else children)
         value, key = comparable(self._parent_value(rows, parent, node), found["cdp_key"])
         identity = _distinguishing(column_of(rows, parent.entity.primary_key, parent))
-        parents = rows.select("cdp_profile", cdp_value=value, cdp_parent=identity, **carried)
+        own = {"cdp_value": value, "cdp_parent": identity, **carried}
+        # Not selected at once: Ibis cannot join what a join gives by a value that is computed as it is given.
+        parents = rows.mutate(**own).select("cdp_profile", *own)
         return parents.join(found, parents["cdp_value"] == key).drop("cdp_value", "cdp_key")
 
 

@@ -9,14 +9,15 @@ import pytest
 from pydantic import ValidationError
 
 from cdp_assets.computed_traits.build import build_traits
+from cdp_assets.data_graph.model import ColumnJoin, ExternalIdJoin, Relationship
 from cdp_assets.linked_audiences import build as building
 from cdp_assets.linked_audiences.partition import AudienceResult
 from cdp_assets.linked_audiences.tables import AUDIENCE_CONTEXT, AUDIENCE_MEMBERS, PATH_ROWS
 from cdp_assets.space.models.audiences import Audience
 from cdp_assets.space.operators import ConditionError
 from resources.warehouse import TableRef, Warehouse
-from tests.linked_audiences.bank import bank, bank_space, build, context, members, one_group, where
-from tests.people import AS_OF, ago, revisions, window
+from tests.linked_audiences.bank import ENTITIES, bank, bank_space, build, context, members, one_group, where
+from tests.people import AS_OF, ago, revisions, space, window
 
 OVERDUE_CARD = {"with_entity": "cards", "where": where(("overdue", "equals", True))}
 CHECKING_WITH_OVERDUE_CARD = {
@@ -216,6 +217,18 @@ def test_numeric_keys_join_text_identifiers_and_traits_join_too(duckdb_warehouse
     made = bank_space(one_group("both", {"with_entity": "tickets"}, {"with_entity": "offers"}))
     build(duckdb_warehouse, made)
     assert context(duckdb_warehouse, made, "both") == [("P", "offers", "5", None), ("P", "tickets", "1", None)]
+
+
+def test_context_has_rows_that_whole_numbers_and_texts_join_below_the_profile(duckdb_warehouse: Warehouse) -> None:
+    world = bank(tickets=[(7, 8)], payments=[("p1", "7"), ("p2", "07")])
+    world.profile("P", user_id="8")
+    world.write(duckdb_warehouse)
+    below = Relationship("payments", "Payments", "payment", ColumnJoin("id", "card"))
+    tickets = Relationship("tickets", "Tickets", "ticket", ExternalIdJoin("user_id", "client"), (below,))
+    paid = {"with_entity": "tickets", "nested": {"conditions": [{"with_entity": "payments"}]}}
+    made = space(tickets, entities=ENTITIES, audiences=[one_group("paid", paid)])
+    assert build(duckdb_warehouse, made)["paid"].members == 1
+    assert context(duckdb_warehouse, made, "paid") == [("P", "tickets", "7", None), ("P", "tickets:payments", "p1", "7")]
 
 
 def test_a_list_trait_contains_its_elements_and_computed_traits_hide_identify_traits(duckdb_warehouse: Warehouse) -> None:

@@ -126,7 +126,7 @@ def differing(drawn: Town, wanted: Found, found: Found) -> str:
 
 
 @settings(
-    max_examples=3,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],  # shrinking takes minutes
