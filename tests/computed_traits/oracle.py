@@ -210,6 +210,10 @@ def holds(item: dict[str, Any], event: dict[str, Any], as_of: dt.datetime) -> bo
         left = as_type(text, "number")
         if left is None:
             return False
+    elif operator not in ("equals", "differs"):
+        left, value = instant_of(text), dt.datetime.fromisoformat(value).replace(tzinfo=None)
+        if left is None:
+            return False
     return {
         "equals": left == value,
         "differs": left != value,
