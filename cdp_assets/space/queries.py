@@ -13,7 +13,8 @@ from sqlglot import exp
 from cdp_assets.data_graph.model import DataGraph
 from cdp_assets.space.models.settings import SpaceConfig
 from cdp_assets.space.space import Problem, readable_schemas
-from resources.warehouse import UserQueryError, parse_user_query
+from resources.warehouse import UserQueryError
+from resources.warehouse.user_queries import parse_user_query
 
 MAX_COLUMNS = 25
 """Columns of the query of a SQL trait, its identifier included."""

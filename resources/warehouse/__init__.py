@@ -30,7 +30,11 @@ import sqlglot
 from ibis.backends.sql.datatypes import DuckDBType, SnowflakeType
 from sqlglot import exp
 
+from resources.warehouse.errors import MissingTableError, UserQueryError, WarehouseError
 from resources.warehouse.functions import compile_expression
+from resources.warehouse.tables import TableRef, TableSpec
+from resources.warehouse.user_queries import parse_user_query
+from resources.warehouse.values import dtype_of, naive_utc, timestamp_literal
 
 Comparison = Literal["=", "<", "<=", ">", ">=", "in"]
 Condition = tuple[str, Comparison, Any]
@@ -38,80 +42,6 @@ Condition = tuple[str, Comparison, Any]
 # A query nests as deep as an audience's branches and the comparisons along them, and compiler and printer recurse through it,
 # a dozen frames a level: six nodes with references exceed Python's 1,000.
 sys.setrecursionlimit(max(sys.getrecursionlimit(), 5_000))
-
-
-class WarehouseError(Exception):
-    """A statement could not run. The message names the table or query and the cause, never row values."""
-
-
-class MissingTableError(WarehouseError):
-    """The catalogue has no such table."""
-
-
-class UserQueryError(WarehouseError):
-    """User SQL was refused: not one SELECT, or it reads what it must not."""
-
-
-@dataclass(frozen=True, order=True)
-class TableRef:
-    """A table's logical, lower-case name: ``schema.name``, and a database where the reference is fully qualified."""
-
-    schema: str
-    name: str
-    database: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> TableRef:
-        """``SCHEMA.TABLE`` or ``DB.SCHEMA.TABLE`` in any case. Raises ValueError for another number of parts."""
-        parts = [part.strip().strip('"').lower() for part in text.split(".")]
-        if len(parts) == 2:
-            return cls(parts[0], parts[1])
-        if len(parts) == 3:
-            return cls(parts[1], parts[2], parts[0])
-        raise ValueError(f"{text!r} has {len(parts)} part(s); write SCHEMA.TABLE or DB.SCHEMA.TABLE")
-
-    def __str__(self) -> str:
-        return ".".join(part for part in (self.database, self.schema, self.name) if part)
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """A table that a room owns: its reference, columns (ibis type strings, in order), and whose data a row is.
-
-    ``subject`` names the column that says whose data a row is (a profile or person identifier), or None when a row
-    is nobody's. Erasure and masking work from it. ``personal`` lists columns that may hold personal values. ``repeated`` lists text
-    columns of few values, ``varied`` those of which hardly two rows are alike: an engine that would try how to store a text need not.
-    """
-
-    ref: TableRef
-    columns: Mapping[str, str]
-    description: str
-    subject: str | None
-    keys: tuple[str, ...] = ()
-    personal: tuple[str, ...] = ()
-    repeated: tuple[str, ...] = ()
-    varied: tuple[str, ...] = ()
-
-    @property
-    def schema(self) -> ibis.Schema:
-        return ibis.schema({name: dtype_of(kind) for name, kind in self.columns.items()})
-
-
-def dtype_of(kind: str) -> ibis_types.DataType:
-    """Ibis type of a column type word; ``timestamp`` means naive UTC with microseconds."""
-    return ibis.dtype("timestamp(6)" if kind == "timestamp" else kind)
-
-
-def naive_utc(instant: dt.datetime) -> dt.datetime:
-    """Aware instant as the naive UTC value that warehouse columns hold. Raises ValueError for a naive one."""
-    if instant.tzinfo is None:
-        raise ValueError("an instant needs a time zone; use datetime(..., tzinfo=UTC)")
-    return instant.astimezone(dt.UTC).replace(tzinfo=None)
-
-
-def timestamp_literal(instant: dt.datetime) -> ir.TimestampScalar:
-    """Ibis literal of an aware instant, comparable with warehouse timestamp columns."""
-    return ibis.literal(naive_utc(instant), type="timestamp(6)")
 
 
 # (dialect, whether for people, expression) -> compiled query. The same expression comes again with the next build, and compiling it costs more than small
@@ -551,50 +481,17 @@ class Warehouse(ABC):
         return bound.select(**{column.lower(): bound[column] for column in schema})
 
 
-def parse_user_query(
-    sql: str, *, schemas: Sequence[str], parameters: Mapping[str, Any] | None = None, dialect: str = "duckdb"
-) -> exp.Expr:
-    """The guard of user SQL, without a database: one SELECT over ``schemas``. Returns the tree with parameters filled in."""
-    try:
-        statements = [s for s in sqlglot.parse(sql, read=dialect) if s is not None]
-    except sqlglot.errors.SqlglotError as error:
-        detail: dict[str, Any] = next(iter(getattr(error, "errors", [])), {})
-        raise UserQueryError(
-            f"not valid SQL at line {detail.get('line', '?')}, column {detail.get('col', '?')}: {detail.get('description', 'parse error')}"
-        ) from None
-    if len(statements) != 1:
-        raise UserQueryError(f"expected one SELECT, found {len(statements)} statements")
-    tree = statements[0]
-    if not isinstance(tree, exp.Query):
-        raise UserQueryError(f"expected one SELECT, found {tree.key.upper()}")
-    for forbidden in (exp.Into, exp.DML, exp.DDL, exp.Command):
-        found = tree.find(forbidden)
-        if found is not None and not isinstance(found, exp.Query):
-            raise UserQueryError(f"expected one SELECT, found {found.key.upper()} inside it")
-    allowed = {schema.lower() for schema in schemas}
-    ctes = {cte.alias_or_name.lower() for cte in tree.find_all(exp.CTE)}
-    for table in tree.find_all(exp.Table):
-        if not isinstance(table.this, exp.Identifier):
-            raise UserQueryError(
-                f"table function {table.this.sql(dialect)[:40]} is not allowed; read tables of {', '.join(sorted(allowed))}"
-            )
-        if not table.db:
-            if table.name.lower() in ctes:
-                continue
-            raise UserQueryError(f"table {table.name} needs its schema; one of {', '.join(sorted(allowed))}")
-        if table.db.lower() not in allowed:
-            raise UserQueryError(f"schema {table.db} is not declared; allowed: {', '.join(sorted(allowed))}")
-    values = dict(parameters or {})
-
-    def fill(node: exp.Expr) -> exp.Expr:
-        if isinstance(node, exp.Placeholder) and node.name:
-            if node.name not in values:
-                raise UserQueryError(f"unknown parameter :{node.name}; known: {', '.join(sorted(values)) or 'none'}")
-            value = values[node.name]
-            if isinstance(value, dt.datetime):
-                text = naive_utc(value).isoformat(sep=" ", timespec="microseconds")
-                return exp.cast(exp.Literal.string(text), "timestamp")
-            return exp.convert(value)
-        return node
-
-    return tree.transform(fill)
+__all__ = (
+    "STAND_INS_END",
+    "Comparison",
+    "Condition",
+    "MissingTableError",
+    "TableRef",
+    "TableSpec",
+    "UserQueryError",
+    "Warehouse",
+    "WarehouseError",
+    "dtype_of",
+    "naive_utc",
+    "timestamp_literal",
+)
