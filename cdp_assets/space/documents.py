@@ -25,6 +25,7 @@ from cdp_assets.space.space import Problem
 
 Place = tuple[str | int, ...]
 
+MAX_LEVELS = 100
 MAX_VALUES = 100_000  # an alias can repeat itself; a space file never comes near this
 
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
@@ -35,6 +36,7 @@ _EXPLAINED = (
     ("could not find expected ':'", "a line without ':'", "write 'key: value'"),
     ("found unexpected end of stream", "a quote is not closed", "close it"),
     ("found another document", "more than one YAML document", "keep one document in a file"),
+    ("maximum depth", "values are nested too deeply", f"write at most {MAX_LEVELS} levels"),
     ("found undefined alias", "an alias (*name) without its anchor (&name)", "define it, or put the text in quotes"),
     ("expected <block end>", "the indentation does not fit the lines above", "align it with its neighbours"),
 )
@@ -94,7 +96,9 @@ def read_yaml(text: str, file: str, *, first_line: int = 1) -> tuple[Document | 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            root = YAML(typ="safe", pure=True).compose(text)
+            yaml = YAML(typ="safe", pure=True)
+            yaml.max_depth = MAX_LEVELS  # a deep one takes seconds to read
+            root = yaml.compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = min(mark.line, text.rstrip("\n").count("\n")) if mark else 0
@@ -109,8 +113,6 @@ def read_yaml(text: str, file: str, *, first_line: int = 1) -> tuple[Document | 
         return None, [
             Problem(file, first_line, "the file holds characters that YAML does not allow", "save it as plain UTF-8 text")
         ]
-    except RecursionError:
-        return None, [Problem(file, first_line, "values are nested too deeply", "write fewer levels")]
     if root is None:
         return None, [Problem(file, first_line, "the file is empty", "write its keys; docs/schemas says which")]
     if not isinstance(root, MappingNode):
