@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import ibis
+import ibis.expr.operations as ops
 import ibis.expr.types as ir
 
 from cdp_assets.data_graph.keys import comparable, key_text
@@ -357,8 +358,10 @@ class EntityRows:
         value, key = comparable(self._parent_value(rows, parent, node), found["cdp_key"])
         identity = _distinguishing(column_of(rows, parent.entity.primary_key, parent))
         own = {"cdp_value": value, "cdp_parent": identity, **carried}
-        # Not selected at once: Ibis cannot join what a join gives by a value that is computed as it is given.
-        parents = rows.mutate(**own).select("cdp_profile", *own)
+        if isinstance(value.op(), ops.Field):
+            parents = rows.select("cdp_profile", **own)
+        else:  # Ibis cannot join what a join gives by a value that is computed as it is given
+            parents = rows.mutate(**own).select("cdp_profile", *own)
         return parents.join(found, parents["cdp_value"] == key).drop("cdp_value", "cdp_key")
 
 

@@ -149,6 +149,7 @@ class Lab:
     tables: dict[str, int] = field(default_factory=dict)
     seq: int = 0
     runs: int = 0
+    canonical: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     consent_now: Any = None
 
@@ -177,13 +178,15 @@ class Lab:
     def _points(self, pairs: dict[str, str]) -> None:
         rows = []
         for person, canonical in pairs.items():
+            self.canonical[person] = canonical
             self.seq += 1
             times = {"seq": self.seq, "received_at": naive_utc(self.now - dt.timedelta(minutes=1))}
             rows.append({"segment_id": person, "canonical_segment_id": canonical, **times})
         self._append(id_graph_updates("people"), rows)
 
     def merge(self, loser: str, winner: str) -> None:
-        self._points({loser: winner})
+        """A merge says anew who everybody is that had merged into the loser."""
+        self._points({person: winner for person, canonical in self.canonical.items() if canonical == loser} | {loser: winner})
 
     def unmerge(self, person: str) -> None:
         self._points({person: person})
