@@ -10,6 +10,7 @@ from functools import reduce
 
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
 
 from cdp_assets.computed_traits.changes import write_changes
 from cdp_assets.computed_traits.compile import TraitRows, event_rows, of_members
@@ -136,13 +137,14 @@ def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
     """Replace the partition of the traits by their rows, with what changed and the records of their builds, in one transaction."""
     warehouse, keys = build.warehouse, [rows.trait.key for rows in found]
     parts: dict[str, list[ir.Table]] = {PROFILE: [], ACCOUNT: []}
-    for one in found:
+    for number, one in enumerate(found):
         if one.trait.of_accounts:
-            parts[ACCOUNT].append(_named(build, one.trait, one.rows, ACCOUNT))
+            parts[ACCOUNT].append(_numbered(number, one.rows, ACCOUNT))
         if one.trait.of_profiles:
             rows = of_members(warehouse, build.space, one.rows, build.as_of) if one.trait.of_accounts else one.rows
-            parts[PROFILE].append(_named(build, one.trait, rows, PROFILE))
+            parts[PROFILE].append(_numbered(number, rows, PROFILE))
     with ExitStack() as stack:
+        names = stack.enter_context(warehouse.scratch(_names(build, keys)))
         # Together before the transaction: DuckDB writes one table by all its threads, but a union of many small ones by one.
         unions = {
             owner: stack.enter_context(warehouse.staged(reduce(lambda left, right: left.union(right), some)))
@@ -153,7 +155,7 @@ def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
         for spec, owner in ((TRAIT_VALUES, PROFILE), (ACCOUNT_VALUES, ACCOUNT)):
             warehouse.delete(spec.ref, [("trait", "in", keys), ("partition_key", "=", build.window.key)])
             if owner in unions:
-                warehouse.insert(spec.ref, _stamped(build, unions[owner]))
+                warehouse.insert(spec.ref, _stamped(build, unions[owner], names))
         stored = {owner: _counts(build, spec.ref, keys) for owner, spec in ((PROFILE, TRAIT_VALUES), (ACCOUNT, ACCOUNT_VALUES))}
         records = [
             BuildRecord(
@@ -177,18 +179,22 @@ def _store(build: _Build, found: Sequence[TraitRows]) -> dict[str, TraitResult]:
     return results
 
 
-def _named(build: _Build, trait: Trait, rows: ir.Table, owner: str) -> ir.Table:
+def _numbered(number: int, rows: ir.Table, owner: str) -> ir.Table:
+    """A trait's rows, its key and revision a number until they are written: texts that are the same in all rows cost as much as others."""
     return rows.select(
-        trait=ibis.literal(trait.key),
-        revision=ibis.literal(build.revisions[trait.key]),
-        **{owner: rows[OWNER]},
-        value_text="value_text",
-        value_number="value_number",
+        number=ibis.literal(number, type="int32"), **{owner: rows[OWNER]}, value_text="value_text", value_number="value_number"
     )
 
 
-def _stamped(build: _Build, rows: ir.Table) -> ir.Table:
-    return rows.mutate(partition_key=ibis.literal(build.window.key), as_of=timestamp_literal(build.as_of))
+def _names(build: _Build, keys: Sequence[str]) -> pa.Table:
+    """(number, trait, revision)"""
+    numbers = pa.array(range(len(keys)), pa.int32())
+    return pa.table({"number": numbers, "trait": list(keys), "revision": [build.revisions[key] for key in keys]})
+
+
+def _stamped(build: _Build, rows: ir.Table, names: ir.Table) -> ir.Table:
+    named = rows.join(names, "number").drop("number")
+    return named.mutate(partition_key=ibis.literal(build.window.key), as_of=timestamp_literal(build.as_of))
 
 
 def _counts(build: _Build, ref: TableRef, keys: Sequence[str]) -> dict[str, tuple[int, int]]:
