@@ -12,11 +12,12 @@ export CDP_HOME := $(HOME_DIR)
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-$(STAMP): requirements-installer.lock requirements.lock pyproject.toml
+$(STAMP): requirements-installer.lock requirements.lock requirements-braze.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned lock into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-installer.lock
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-braze.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
@@ -65,6 +66,9 @@ lock: ## resolve the dependencies again (needs uv)
 	  --custom-compile-command "make lock" - -o requirements-installer.lock
 	echo "pyspark==4.0.1" | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --custom-compile-command "make lock" - -o requirements-spark.lock
+	# Braze's client asks for a tenacity that Python 3.11 cannot import, and runs with ours: it is installed without what it asks for.
+	echo "braze-client==2.3.3" | uv pip compile --universal --python-version 3.11 --generate-hashes --no-deps --no-emit-index-url \
+	  --no-annotate --custom-compile-command "make lock" - -o requirements-braze.lock
 
 clean: ## remove the home (all demo state)
 	@rm -rf $(HOME_DIR)

@@ -21,6 +21,8 @@ AUDIENCE_ID: Final = "23840000000000001"
 _MAX_ROWS: Final = 10_000  # [D]
 _HASHED: Final = {"EMAIL", "PHONE", "GEN", "DOBY", "DOBM", "DOBD", "LN", "FN", "FI", "CT", "ST", "ZIP", "COUNTRY"}
 _PLAIN: Final = {"EXTERN_ID", "MADID"}
+# The names that the vendor's own client gives to single particulars [P].
+_ALSO: Final = {"EMAIL_SHA256": "EMAIL", "PHONE_SHA256": "PHONE", "MOBILE_ADVERTISER_ID": "MADID"}
 _IDENTIFIERS: Final = ("EXTERN_ID", "EMAIL", "PHONE", "MADID")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _SUBTYPES: Final = ("USER_PROVIDED_ONLY", "PARTNER_PROVIDED_ONLY", "BOTH_USER_AND_PARTNER_PROVIDED")
@@ -33,6 +35,7 @@ class FacebookTwin(Twin):
     routes = (
         ("POST", "/{version}/{account}/customaudiences", "create"),
         ("GET", "/{version}/{audience}", "read"),
+        ("GET", "/{version}/{audience}/", "read"),
         ("POST", "/{version}/{audience}/users", "add"),
         ("DELETE", "/{version}/{audience}/users", "remove"),
     )
@@ -93,7 +96,7 @@ class FacebookTwin(Twin):
             return _missing()
         payload = given.get("payload")
         schema, data = (payload.get("schema"), payload.get("data")) if isinstance(payload, dict) else (None, None)
-        schema = [schema] if isinstance(schema, str) else schema
+        schema = [_ALSO.get(schema, schema)] if isinstance(schema, str) else schema
         if not isinstance(schema, list) or not schema or not set(schema) <= _HASHED | _PLAIN or not isinstance(data, list):
             return _error(400, 100, "Invalid parameter: payload")
         if not 1 <= len(data) <= _MAX_ROWS:

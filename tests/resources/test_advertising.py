@@ -10,6 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from facebook_business.adobjects.adaccount import AdAccount
+from facebook_business.adobjects.customaudience import CustomAudience
+from facebook_business.api import FacebookAdsApi
+from facebook_business.exceptions import FacebookRequestError
+from facebook_business.session import FacebookSession
 
 from resources.destinations import Action, Destination, DestinationConfigError, Operation, facebook, normalise
 from resources.destinations.http import CallFailedError, TryAgainError
@@ -184,27 +189,43 @@ def test_a_key_field_that_the_system_does_not_know_is_an_error(twins: Twins, sys
         destination.deliver(Action(ACTIONS[system].name, settings), [_op(1)])
 
 
-def test_facebook_takes_what_the_vendors_client_sends(twins: Twins) -> None:
-    """Forms with JSON texts, and on DELETE the payload in the query, as facebook-business sends them."""
-    url = f"{twins.base('facebook')}/v24.0/{AUDIENCE_ID}/users"
-    payload = f'{{"schema": "EMAIL", "data": ["{_sha("a@b.c")}", "{_sha("d@e.f")}"]}}'
-    form = {"access_token": CLIENT_SECRET, "payload": payload}
-    assert twins.http.post(url, data=form).json()["num_received"] == 2
-    gone = {"access_token": CLIENT_SECRET, "payload": f'{{"schema": ["EMAIL"], "data": [["{_sha("a@b.c")}"]]}}'}
-    assert twins.http.delete(url, params=gone).json()["num_invalid_entries"] == 0
+@pytest.fixture
+def facebook_api(twins: Twins) -> FacebookAdsApi:
+    """The vendor's own client."""
+    session = FacebookSession(access_token=CLIENT_SECRET)
+    session.GRAPH = twins.base("facebook")
+    session.requests.trust_env = False
+    return FacebookAdsApi(session, api_version="v24.0")
+
+
+def test_facebook_takes_what_the_vendors_client_sends(twins: Twins, facebook_api: FacebookAdsApi) -> None:
+    audience, schema = CustomAudience(AUDIENCE_ID, api=facebook_api), CustomAudience.Schema.email_hash
+    assert audience.add_users(schema, ["a@b.c", " D@E.f "]).json()["num_received"] == 2
+    assert _members(twins, "facebook") == {_sha("a@b.c"), _sha("d@e.f")}
+    assert audience.remove_users(schema, ["a@b.c"]).json()["num_invalid_entries"] == 0
     assert _members(twins, "facebook") == {_sha("d@e.f")}
-    unhashed = twins.http.post(url, data={**form, "payload": '{"schema": ["EMAIL"], "data": [["a@b.c"]]}'}).json()
-    assert unhashed["num_invalid_entries"] == 1
-    assert twins.http.post(url, data={**form, "access_token": "other"}).json()["error"]["code"] == 190
+    assert audience.add_users(schema, ["not hashed"], is_raw=False, pre_hashed=True).json()["num_invalid_entries"] == 1
 
 
-def test_facebook_audiences_are_made_with_their_source(twins: Twins) -> None:
-    url = f"{twins.base('facebook')}/v24.0/act_1/customaudiences"
-    form = {"access_token": CLIENT_SECRET, "name": "At risk", "subtype": "CUSTOM"}
-    assert twins.http.post(url, data=form).json()["error"]["code"] == 100
-    made = twins.http.post(url, data={**form, "customer_file_source": "USER_PROVIDED_ONLY"}).json()
-    read = twins.http.get(f"{twins.base('facebook')}/v24.0/{made['id']}", params={"access_token": CLIENT_SECRET}).json()
-    assert read["name"] == "At risk"
+def test_facebooks_client_hears_why_it_is_refused(twins: Twins, facebook_api: FacebookAdsApi) -> None:
+    schema = CustomAudience.Schema.email_hash
+    with pytest.raises(FacebookRequestError) as error:
+        CustomAudience("1", api=facebook_api).add_users(schema, ["a@b.c"])
+    assert (error.value.http_status(), error.value.api_error_code(), error.value.api_error_subcode()) == (400, 100, 33)
+    twins.fault("facebook", kind="expired_token")
+    with pytest.raises(FacebookRequestError) as error:
+        CustomAudience(AUDIENCE_ID, api=facebook_api).add_users(schema, ["a@b.c"])
+    assert (error.value.api_error_type(), error.value.api_error_code()) == ("OAuthException", 190)
+
+
+def test_facebook_audiences_are_made_with_their_source(twins: Twins, facebook_api: FacebookAdsApi) -> None:
+    account = AdAccount("act_1", api=facebook_api)
+    what = {"name": "At risk", "subtype": CustomAudience.Subtype.custom}
+    with pytest.raises(FacebookRequestError) as error:
+        account.create_custom_audience(params=what)
+    assert error.value.api_error_code() == 100
+    made = account.create_custom_audience(params={**what, "customer_file_source": "USER_PROVIDED_ONLY"})
+    assert CustomAudience(made["id"], api=facebook_api).api_get(fields=["name"])["name"] == "At risk"
 
 
 def test_linkedin_demands_its_headers(twins: Twins) -> None:

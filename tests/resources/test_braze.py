@@ -1,4 +1,4 @@
-"""Braze: the twin's contract by documented exchanges, and the connector against the twin."""
+"""Braze: the twin's contract by documented exchanges and by braze-client, and the connector against the twin."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from braze.client import BrazeClient, BrazeClientError, BrazeInternalServerError, BrazeRateLimitError
 
 from resources.destinations import Action, Connection, DestinationConfigError, Operation, Outcome, braze, registry
 from resources.sandbox import CLIENT_SECRET
@@ -82,6 +83,50 @@ def test_over_its_limit_it_says_when_the_window_ends(twins: Twins) -> None:
     refused = track(twins, attributes=[{"external_id": "u1"}])
     assert refused.status_code == 429
     assert 0 <= int(refused.headers["x-ratelimit-reset"]) - twins.clock.at.timestamp() <= 3
+
+
+# -- the twin, by an independent client --------------------------------------------------------------------------------------
+
+
+def client(twins: Twins, key: str = CLIENT_SECRET) -> BrazeClient:
+    made = BrazeClient(key, api_url=twins.base("braze"))
+    made.session.trust_env = False
+    return made
+
+
+def test_an_independent_client_sets_attributes_and_tracks_events(twins: Twins) -> None:
+    answer = client(twins).user_track(
+        attributes=[{"external_id": f"u{n}", "plan": "gold"} for n in range(75)], events=[{"external_id": "u1", **PAID}]
+    )
+    assert (answer["success"], answer["status_code"]) == (True, 201)
+    assert (answer["attributes_processed"], answer["events_processed"]) == (75, 1)
+    assert {user["external_id"] for user in twins.records("braze", "User")} == {f"u{n}" for n in range(75)}
+    assert twins.records("braze", "Event") == [{"external_id": "u1", **PAID}]
+
+
+def test_an_independent_client_hears_which_items_were_dropped(twins: Twins) -> None:
+    answer = client(twins).user_track(events=[{"external_id": "u1", **PAID}, dict(PAID)], attributes=[{"plan": "gold"}])
+    assert (answer["success"], answer["message"]) == (False, "success")
+    assert [(error["input_array"], error["index"]) for error in answer["errors"]] == [("attributes", 0), ("events", 1)]
+    assert len(twins.records("braze", "Event")) == 1
+
+
+def test_an_independent_client_knows_each_refusal(twins: Twins) -> None:
+    one = [{"external_id": "u1"}]
+    with pytest.raises(BrazeClientError, match="Max input length exceeded"):
+        client(twins).user_track(attributes=[{"external_id": f"u{n}"} for n in range(76)])
+    with pytest.raises(BrazeClientError, match="Invalid API key"):
+        client(twins, "stranger").user_track(attributes=one)
+    assert len(twins.calls("braze")) == 2, "neither is tried again"
+    twins.fault("braze", kind="503")
+    with pytest.raises(BrazeInternalServerError):
+        client(twins).user_track(attributes=one)
+    twins.no_faults("braze")
+    twins.limit("braze", calls=0)
+    with pytest.raises(BrazeRateLimitError) as error:
+        client(twins).user_track(attributes=one)
+    assert 0 <= error.value.reset_epoch_s - twins.clock.at.timestamp() <= 3
+    assert twins.records("braze") == []
 
 
 # -- the connector ---------------------------------------------------------------------------------------------------------
