@@ -41,10 +41,6 @@ _NEEDED = (
 )
 
 
-# What a ledger row is compared by, to see whether there is anything to say.
-_COMPARED = ("unit", "destination_key", "resolved_segment_id", "present", "status", "uncertain", "confirmed_hash")
-
-
 def ledger_rows(warehouse: Warehouse, people: People, columns: Sequence[str] = _NEEDED) -> ir.Table:
     """The activation's ledger rows at the account, with ``now_id`` (the person now) and ``now_unit`` (the unit now)."""
     scope, ledger = people.scope, warehouse.table(LEDGER.ref)
@@ -139,6 +135,8 @@ class Reconciliation:
         self.people = People(warehouse, self.scope)
         self.loud: ir.Table | None = None
         self.still = 0
+        self.found: ir.Table | None = None
+        self.wishes: ir.Table | None = None
         self.rows: ir.Table | None = None
 
     def template(self, name: str, build: Callable[[], ir.Table], *shape: Hashable) -> ir.Table:
@@ -150,31 +148,39 @@ class Reconciliation:
 
     # -- what is set aside -------------------------------------------------------------------------------------------
 
+    def changed(self) -> ir.Table:
+        """(unit): those of a ledger row or a desired row that differs from the other side, as an expression over marks: the diff."""
+        ledger = ledger_rows(self.warehouse, self.people)
+        trouble = [Outcome.waiting, Outcome.unknown, Outcome.rejected]
+        settled = ledger.present & ibis.coalesce(ledger.status, "").notin(trouble) & (ibis.coalesce(ledger.uncertain, "") == "")
+        drifted = ibis.coalesce(ledger.resolved_segment_id != ledger.now_id, False)
+        # Judged before they are joined: a join carries as little as possible.
+        rows = ledger.select(
+            r_unit=ledger.now_unit,
+            r_key=ledger.destination_key,
+            r_hash=ledger.confirmed_hash,
+            r_settled=settled,
+            r_same_person=(ledger.unit == ledger.now_unit) & ~drifted,
+        )
+        desired = _desired(self.warehouse, self.scope).select("d_unit", "d_key", "d_hash", "d_ok")
+        both = desired.outer_join(rows, [("d_unit", "r_unit")])
+        # A unit with further keys has a row here that is not as it should be.
+        still = both.r_settled & both.r_same_person & both.d_ok & (both.d_key == both.r_key) & (both.d_hash == both.r_hash)
+        if self.scope.once:  # what a sync has dealt with is wanted no more, and stays as it is
+            still = still | (both.r_settled & both.d_unit.isnull())
+        changed = both.filter(~ibis.coalesce(still, False))
+        return changed.select(unit=ibis.coalesce(changed.d_unit, changed.r_unit))
+
+    def closed(self) -> ir.Table:
+        """(unit): those of a desired row whose person may not be sent to now, as an expression over marks."""
+        desired = _desired(self.warehouse, self.scope)
+        rows = desired.select("d_unit", now_id=desired.d_segment_id, verdict=desired.d_verdict)
+        asked = self.people.with_consent(rows)
+        return asked.filter(asked.closed).select(unit="d_unit")
+
     def loud_units(self) -> ir.Table:
-        """(unit), distinct: those of a ledger row or a desired row that is not as it should be."""
-
-        def build() -> ir.Table:
-            ledger = ledger_rows(self.warehouse, self.people)
-            known = {f"r_{name}": ledger[name] for name in (*_COMPARED, "now_unit", "now_id")}
-            rows = ledger.select(**known)
-            desired = _desired(self.warehouse, self.scope)
-            wanted = self.people.with_consent(desired.mutate(now_id=desired.d_segment_id, verdict=desired.d_verdict))
-            both = wanted.outer_join(rows, [("d_unit", "r_now_unit")])
-            trouble = [Outcome.waiting, Outcome.unknown, Outcome.rejected]
-            settled = (
-                both.r_present & ibis.coalesce(both.r_status, "").notin(trouble) & (ibis.coalesce(both.r_uncertain, "") == "")
-            )
-            as_it_should = both.d_ok & (both.d_key == both.r_destination_key) & (both.d_hash == both.r_confirmed_hash)
-            drifted = ibis.coalesce(both.r_resolved_segment_id != both.r_now_id, False)
-            same_person = (both.r_unit == both.r_now_unit) & ~drifted
-            # A unit with further keys has a row here that is not as it should be.
-            still = settled & as_it_should & same_person & ~both.closed
-            if self.scope.once:  # what a sync has dealt with is wanted no more, and stays as it is
-                still = still | (settled & both.d_unit.isnull())
-            loud = both.filter(~ibis.coalesce(still, False))
-            return loud.select(unit=ibis.coalesce(loud.d_unit, loud.r_now_unit)).distinct()
-
-        return self.template("loud units", build)
+        """(unit), distinct: those of which there may be something to say."""
+        return self.template("loud units", lambda: self.changed().union(self.closed(), distinct=True))
 
     def count_still(self) -> int:
         """How many keys were set aside: desired ones, of which each is one row, of units that are not loud."""
@@ -185,19 +191,34 @@ class Reconciliation:
     # -- the two sides -----------------------------------------------------------------------------------------------
 
     def ledger_side(self) -> ir.Table:
+        """Ledger rows of the loud units, consent looked up, rows of one person told apart."""
+
         def build() -> ir.Table:
-            rows = ledger_rows(self.warehouse, self.people)
-            if self.loud is not None:
-                rows = rows.semi_join(self.loud, [("now_unit", "unit")]).view()
+            rows = self.found if self.found is not None else ledger_rows(self.warehouse, self.people)
             rows = rows.mutate(verdict=ibis.literal(""))
             return _told_apart(self.people.with_consent(rows, few=self.loud is not None), self.desired_side())
 
         return self.template("ledger side", build)
 
+    def loud_rows(self) -> ir.Table:
+        """Ledger rows of the loud units, as they are read once for all that is asked about them."""
+        loud = self.loud
+        assert loud is not None
+        return self.template(
+            "loud rows", lambda: ledger_rows(self.warehouse, self.people).semi_join(loud, [("now_unit", "unit")]).view()
+        )
+
     def desired_side(self) -> ir.Table:
         """Desired rows of the loud units, as an expression over marks."""
-        desired = _desired(self.warehouse, self.scope)
-        return desired if self.loud is None else desired.semi_join(self.loud, [("d_unit", "unit")]).view()
+        return _desired(self.warehouse, self.scope) if self.wishes is None else self.wishes
+
+    def loud_wishes(self) -> ir.Table:
+        """Desired rows of the loud units, as they are read once for all that is asked about them."""
+        loud = self.loud
+        assert loud is not None
+        return self.template(
+            "loud wishes", lambda: _desired(self.warehouse, self.scope).semi_join(loud, [("d_unit", "unit")]).view()
+        )
 
     def wanted(self) -> ir.Table:
         """Desired rows with the key that they are matched by, as an expression over marks."""
@@ -295,6 +316,8 @@ def reconciliation(warehouse: Warehouse, scope: Scope) -> Iterator[Reconciliatio
         if not scope.rebase and scope.desired and _sent_before(warehouse, scope):
             both.loud = scratch.enter_context(warehouse.staged(both.loud_units(), name="sync_loud_units"))
             both.still = both.count_still()
+            both.found = scratch.enter_context(warehouse.staged(both.loud_rows(), name="sync_loud_rows"))
+            both.wishes = scratch.enter_context(warehouse.staged(both.loud_wishes(), name="sync_loud_wishes"))
         both.rows = scratch.enter_context(warehouse.staged(both.ledger_side(), name="sync_ledger_side"))
         yield both
 

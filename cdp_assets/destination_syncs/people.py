@@ -17,7 +17,7 @@ from cdp_assets.space.models.activations import ColumnSubject, Consent
 from cdp_assets.unified_profiles.tables import (
     ID_ALIASES,
     canonical_ids_as_of,
-    consent_as_of,
+    consenting_as_of,
     merged_ids_as_of,
     profile_schema,
     suppressed_as_of,
@@ -142,7 +142,8 @@ class People:
     def consenting(self) -> ir.Table:
         """(open_id): who consents as of the newest instant that is known about consent."""
         assert self.graph is not None
-        return consenting(self.warehouse, self.graph, self.scope.categories, self.scope.consent_at)
+        agreed = consenting_as_of(self.warehouse, self.graph, self.scope.categories, self.scope.consent_at)
+        return agreed.select(open_id="canonical_segment_id")
 
     def with_consent(self, table: ir.Table, *, few: bool = False) -> ir.Table:
         """``table`` with ``subject_id`` (its ``now_id`` as of the newest consent), ``closed`` and ``closed_reason``; it has ``verdict``.
@@ -183,22 +184,10 @@ def _resolved(table: ir.Table, column: str, mapping: ir.Table, name: str) -> ir.
     return joined.select(*known, **{name: ibis.coalesce(joined[f"{name}_after"], joined[column])}).view()
 
 
-def consenting(warehouse: Warehouse, graph: DataGraph, categories: Sequence[str], at: dt.datetime) -> ir.Table:
-    """(open_id): canonical ids, as of ``at``, for whom all categories are true."""
-    states = consent_as_of(warehouse, graph, at)
-    wanted = sorted(set(categories))
-    agreed = states.filter(states.category.isin(wanted), states.value == "true").rename(open_id="canonical_segment_id")
-    if len(wanted) == 1:
-        return agreed.select("open_id")
-    counted = agreed.group_by("open_id").aggregate(n=agreed.count())
-    return counted.filter(counted.n == len(wanted)).select("open_id")
-
-
 def sendable(warehouse: Warehouse, graph: DataGraph, categories: Sequence[str], at: dt.datetime, ids: Sequence[str]) -> set[str]:
     """Of these canonical ids, those who consent to all categories at ``at`` and are not suppressed."""
-    agreed = consenting(warehouse, graph, categories, at)
-    agreed = agreed.filter(agreed.open_id.isin(list(ids)))
+    agreed = consenting_as_of(warehouse, graph, categories, at)
+    agreed = agreed.filter(agreed.canonical_segment_id.isin(list(ids)))
     if any_suppressions(warehouse):
-        barred = suppressed_as_of(warehouse, graph, at)
-        agreed = agreed.anti_join(barred, [("open_id", "canonical_segment_id")])
-    return {row["open_id"] for row in warehouse.rows(agreed, len(ids) + 1)}
+        agreed = agreed.anti_join(suppressed_as_of(warehouse, graph, at), "canonical_segment_id")
+    return {row["canonical_segment_id"] for row in warehouse.rows(agreed.distinct(), len(ids) + 1)}

@@ -417,6 +417,29 @@ def consent_as_of(warehouse: Warehouse, graph: DataGraph, as_of: dt.datetime) ->
     return own.select("category", "value", canonical_segment_id="segment_id").select("canonical_segment_id", "category", "value")
 
 
+def consenting_as_of(warehouse: Warehouse, graph: DataGraph, categories: Sequence[str], as_of: dt.datetime) -> ir.Table:
+    """(canonical_segment_id): those for whom all of the categories are 'true' in :func:`consent_as_of`; some may be there twice."""
+    wanted = sorted(set(categories))
+    if graph.external:
+        states = consent_as_of(warehouse, graph, as_of)
+        agreed = states.filter(states.category.isin(wanted), states.value == "true")
+        counted = agreed.group_by("canonical_segment_id").aggregate(n=agreed.count())
+        return counted.filter(counted.n == len(wanted)).select("canonical_segment_id")
+    known = _known(warehouse.table(CONSENT_STATES.ref), as_of)
+    agreed = None
+    for category in wanted:
+        states = known.filter(known.category == category).select("segment_id", "value", "seq")
+        # Only of those who ever said something else does the newest state have to be found.
+        wavering = states.semi_join(states.filter(states.value != "true"), "segment_id")
+        newest = wavering.group_by("segment_id").aggregate(value=fn.newest(wavering.value, wavering.seq))
+        yes = states.filter(states.value == "true").anti_join(newest.filter(newest.value != "true"), "segment_id")
+        yes = yes.select("segment_id")
+        agreed = yes if agreed is None else agreed.semi_join(yes, "segment_id")
+    assert agreed is not None, "somebody consents to something"
+    own = agreed.anti_join(merged_ids_as_of(warehouse, graph, as_of), "segment_id")
+    return own.select(canonical_segment_id="segment_id")
+
+
 def find_profile(warehouse: Warehouse, graph: DataGraph, text: str, as_of: dt.datetime) -> str | None:
     """The canonical id of ``text`` (a segment_id or TYPE:VALUE) as it was known at ``as_of``; None when nobody was known by that."""
     segment = text
