@@ -17,6 +17,7 @@ from resources.warehouse.open import expand
 
 TIMEOUT_SECONDS = 10.0
 TRIES = 3
+FIRST_PAUSE_SECONDS = 0.2
 
 
 class AlertError(Exception):
@@ -90,7 +91,7 @@ def _tries(*errors: type[Exception]) -> tenacity.Retrying:
             # SMTP's errors are OSErrors, too; what the server refuses for good is not asked again.
             lambda e: isinstance(e, errors) and not (isinstance(e, smtplib.SMTPResponseException) and e.smtp_code >= 500)
         ),
-        wait=tenacity.wait_exponential_jitter(initial=0.2, max=2),
+        wait=tenacity.wait_exponential_jitter(initial=FIRST_PAUSE_SECONDS, max=2, jitter=FIRST_PAUSE_SECONDS * 5),
         stop=tenacity.stop_after_attempt(TRIES),
         reraise=True,
     )

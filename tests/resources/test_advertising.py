@@ -64,8 +64,8 @@ def _connected(twins: Twins, system: str, **settings: Any) -> Iterator[Destinati
         destination.close()
 
 
-def _deliver(twins: Twins, system: str, *operations: Operation) -> dict[str, str]:
-    with _connected(twins, system) as destination:
+def _deliver(twins: Twins, system: str, *operations: Operation, **settings: Any) -> dict[str, str]:
+    with _connected(twins, system, **settings) as destination:
         return {outcome.id: outcome.status for outcome in destination.deliver(ACTIONS[system], operations)}
 
 
@@ -129,7 +129,7 @@ def test_a_token_or_key_that_is_refused_waits_for_a_person(twins: Twins, system:
 def test_a_failure_loses_nothing(twins: Twins, system: str, kind: str) -> None:
     twins.fault(system, kind=kind, seconds=10)
     silent = kind in ("timeout_before_commit", "commit_then_drop")
-    assert _deliver(twins, system, _op(1)) == {"1": "unknown" if silent else "waiting"}
+    assert _deliver(twins, system, _op(1), timeout_seconds=0.5) == {"1": "unknown" if silent else "waiting"}
     twins.no_faults(system)
     twins.account += "-again"
     assert _deliver(twins, system, _op(1)) == {"1": "delivered"}
@@ -282,7 +282,7 @@ def test_what_the_protocol_would_drop_in_silence_is_rejected_with_its_reason(twi
 @pytest.mark.parametrize("kind", ["500", "timeout_before_commit", "commit_then_drop"])
 def test_an_event_without_an_answer_is_unknown_and_sent_once(twins: Twins, kind: str) -> None:
     twins.fault("google_analytics", kind=kind, seconds=10)
-    assert _deliver(twins, "google_analytics", _event(1)) == {"1": "unknown"}
+    assert _deliver(twins, "google_analytics", _event(1), timeout_seconds=0.5) == {"1": "unknown"}
     assert len(twins.calls("google_analytics")) == 1
     assert capabilities("google_analytics").resend == "append"
 

@@ -45,6 +45,11 @@ class Subject:
         assert sorted(o.id for o in outcomes) == sorted(o.id for o in given)  # one each, none twice
         return sorted(outcomes, key=lambda outcome: int(outcome.id[2:]))
 
+    def be_impatient(self) -> None:
+        """Wait half a second for an answer that does not come, not two."""
+        self.destination.close()
+        self.destination = registry.connect(self.system, self.twins.connection(self.system, timeout_seconds=0.5))
+
     def writes(self) -> list[dict[str, Any]]:
         """Calls that write: neither sign-ins nor look-ups."""
         return [call for call in self.twins.calls(self.system) if "oauth" not in call["path"] and "/query" not in call["path"]]
@@ -63,8 +68,9 @@ ACTIONS = {
 @pytest.fixture(params=SYSTEMS)
 def subject(request: pytest.FixtureRequest, twins: Any) -> Iterator[Subject]:
     destination = registry.connect(request.param, twins.connection(request.param))
-    yield Subject(request.param, twins, destination, *ACTIONS[request.param])
-    destination.close()
+    subject = Subject(request.param, twins, destination, *ACTIONS[request.param])
+    yield subject
+    subject.destination.close()
 
 
 def statuses(outcomes: list[Outcome]) -> set[str]:
@@ -194,6 +200,7 @@ def test_no_answer_before_the_commit_is_unknown_and_can_be_sent_again(subject: S
     method = "PATCH" if subject.system == "salesforce" else "POST"
     path = {"salesforce": "composite", "marketo": "leads.json", "gainsight": "objects/Company"}[subject.system]
     subject.twins.fault(subject.system, kind="timeout_before_commit", method=method, path=path, seconds=4, times=1)
+    subject.be_impatient()
     assert statuses(subject.deliver()) == {"unknown"}
     assert statuses(subject.deliver()) == {"delivered"}
     assert len(subject.twins.records(subject.system)) == 5
@@ -268,6 +275,7 @@ def test_a_failed_sign_in_waits_because_nothing_was_sent(subject: Subject, kind:
     if subject.system == "gainsight":
         pytest.skip("Gainsight has no sign-in")
     subject.twins.fault(subject.system, kind=kind, path="/oauth", seconds=2)
+    subject.be_impatient()
     assert statuses(subject.deliver()) == {"waiting"}
     assert subject.writes() == []
 

@@ -157,10 +157,11 @@ def test_a_request_is_cut_where_it_would_be_too_large(twins: Twins) -> None:
     ],
 )
 def test_nothing_is_sent_again_that_may_be_there(
-    twins: Twins, destination: kinesis.KinesisDestination, fault: dict[str, Any], status: str, reason: str, there: int
+    twins: Twins, fault: dict[str, Any], status: str, reason: str, there: int
 ) -> None:
     twins.fault("kinesis", **fault, times=1)
-    assert said(destination.deliver(PUT, operations(2))) == [(status, reason)] * 2
+    with kinesis.connect(twins.connection("kinesis", timeout_seconds=0.5)) as destination:
+        assert said(destination.deliver(PUT, operations(2))) == [(status, reason)] * 2
     assert len(put(twins)) == there
     assert len(twins.calls("kinesis")) == 1
 

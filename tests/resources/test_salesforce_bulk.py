@@ -183,7 +183,7 @@ def test_a_job_that_was_never_closed_is_aborted_before_the_next(twins: Twins) ->
 def test_an_upload_without_an_answer_writes_nothing(twins: Twins, kind: str) -> None:
     twins.fault("salesforce", kind=kind, path="batches", **({"seconds": 10} if kind.startswith("timeout") else {}))
     book = Book()
-    found = deliver(twins, contacts({}, {}), book)
+    found = deliver(twins, contacts({}, {}), book, timeout_seconds=0.5)
     assert {o.status for o in found} == {"waiting"}
     assert held(twins) == {}
     assert book.jobs == []  # aborted
@@ -220,7 +220,7 @@ def test_a_closing_whose_answer_was_lost_is_looked_up(twins: Twins) -> None:
 
 def test_a_closing_that_was_not_heard_sends_nothing(twins: Twins) -> None:
     twins.fault("salesforce", kind="timeout_before_commit", path="jobs/ingest/", method="PATCH", times=1, seconds=10)
-    found = deliver(twins, contacts({}, {}))
+    found = deliver(twins, contacts({}, {}), timeout_seconds=0.5)
     assert {(o.status, o.reason) for o in found} == {("waiting", "bulk:job was not closed")}
     assert held(twins) == {}
 
