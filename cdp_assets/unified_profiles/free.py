@@ -64,7 +64,9 @@ def resolve(entries: Entries, state: State, policy: Policy) -> Outcome:
     free = _free(entries, state, policy, births, component, merges)
     checked = _checked_entries(entries, births, component, free)
     outcome = _free_outcome(entries, births, merges, checked)
-    return outcome if not len(checked) else _joined(outcome, replay(entries, state, policy, checked))
+    if len(checked):
+        _add(outcome, replay(entries, state, policy, checked), checked)
+    return outcome
 
 
 # -- birth profiles --------------------------------------------------------------------------------------------------
@@ -277,10 +279,11 @@ def _known_since(state: State, births: _Births, device: Bools, merges: _Merged) 
 
 
 def _checked_entries(entries: Entries, births: _Births, component: Ints, free: Bools) -> Ints:
-    """The entries of components that are not free."""
+    """The entries of components that are not free, component by component: what is looked at together lies together in memory."""
     filled = np.flatnonzero(np.diff(entries.starts) > 0)
-    birth = births.of_member[entries.starts[filled]]
-    return filled[~free[component[birth]]]
+    of = component[births.of_member[entries.starts[filled]]]
+    checked = np.flatnonzero(~free[of])
+    return filled[checked[np.argsort(of[checked], kind="stable")]]
 
 
 def _free_outcome(entries: Entries, births: _Births, merges: _Merged, checked: Ints) -> Outcome:
@@ -306,12 +309,12 @@ def _free_outcome(entries: Entries, births: _Births, merges: _Merged, checked: I
     )
 
 
-def _joined(free: Outcome, checked: Outcome) -> Outcome:
-    """Both outcomes as one: each speaks of entries of which the other says nothing. Steps by entry."""
-    together = Outcome(np.maximum(free.profile, checked.profile), free.kept | checked.kept)
-    together.created = np.sort(np.concatenate([free.created, checked.created]))
+def _add(outcome: Outcome, replayed: Outcome, places: Ints) -> None:
+    """Add what the entries at ``places`` did, of which the outcome says nothing yet. Steps by entry."""
+    outcome.profile[places] = replayed.profile[places]
+    outcome.kept |= replayed.kept
+    outcome.created = np.sort(np.concatenate([outcome.created, replayed.created]))
     for name in ("merged", "attached", "removed", "refused"):
-        columns = [np.concatenate(pair) for pair in zip(getattr(free, name), getattr(checked, name), strict=True)]
+        columns = [np.concatenate(pair) for pair in zip(getattr(outcome, name), getattr(replayed, name), strict=True)]
         order = np.argsort(columns[0], kind="stable")
-        setattr(together, name, tuple(column[order] for column in columns))
-    return together
+        setattr(outcome, name, tuple(column[order] for column in columns))

@@ -8,8 +8,9 @@ refusals can happen, and does those in bulk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import add, gt
 
 import numpy as np
 
@@ -32,39 +33,51 @@ from cdp_assets.unified_profiles.numbers import (
 )
 
 _REASON = {reason: number for number, reason in enumerate(REASONS)}
-Steps = list[tuple[int, int, int]]
+# Entry, and two numbers more, one after another.
+Steps = list[int]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Profile:
-    """A canonical profile: what it holds (type -> identifier -> since when) and how many it took in."""
+    """A canonical profile: how many identifiers of each type it holds, and how many profiles it took in.
 
-    held: dict[int, dict[int, int]] = field(default_factory=dict)
+    ``since``: of types whose limit has a window, when each identifier was attached.
+    """
+
+    counts: list[int]
+    since: dict[int, dict[int, int]]
     merges: int = 0
 
     def mappings(self) -> int:
-        return sum(map(len, self.held.values()))
+        return sum(self.counts)
+
+    def hold(self, identifier: int, kind: int, at: int, windowed: bool) -> None:
+        self.counts[kind] += 1
+        if windowed:
+            self.since.setdefault(kind, {})[identifier] = at
 
 
 class Replay:
-    """Follows entries one by one from a state. Collects what they do as (entry, …) tuples in order."""
+    """Follows entries one by one from a state. Collects what they do, in order."""
 
-    def __init__(self, state: State, policy: Policy, identifiers: Iterable[int]) -> None:
+    def __init__(self, state: State, policy: Policy, identifiers: np.ndarray) -> None:
         """``identifiers``: those that the entries carry, and all that the profiles met hold."""
         self._policy = policy
-        self._kinds = state.kinds
-        merges = dict(zip(state.profiles.tolist(), state.merges.tolist(), strict=True))
+        self._windowed = tuple(window >= 0 for window in policy.window)
+        self._none = [0] * len(policy.types)
+        carried = identifiers.tolist()
+        self._kind: dict[int, int] = dict(zip(carried, state.kinds[identifiers].tolist(), strict=True))
         self._parent: dict[int, int] = {}
         self._owner: dict[int, int] = {}
         self._profiles: dict[int, _Profile] = {}
-        self._kind: dict[int, int] = {}
-        for i in identifiers:
-            self._kind[i] = kind = int(state.kinds[i])
-            owner = int(state.owner[i])
-            if owner != NO_PROFILE:
-                self._owner[i] = owner
-                profile = self._profiles.setdefault(owner, _Profile(merges=merges[owner]))
-                profile.held.setdefault(kind, {})[i] = int(state.attached[i])
+        merges = dict(zip(state.profiles.tolist(), state.merges.tolist(), strict=True))
+        owned = identifiers[state.owner[identifiers] != NO_PROFILE]
+        for i, owner, at in zip(*(column.tolist() for column in (owned, state.owner[owned], state.attached[owned])), strict=True):
+            self._owner[i], kind = owner, self._kind[i]
+            profile = self._profiles.get(owner)
+            if profile is None:
+                profile = self._profiles[owner] = _Profile(self._none.copy(), {}, merges[owner])
+            profile.hold(i, kind, at, self._windowed[kind])
         self._settled: dict[tuple[int, ...], int] = {}
         self.created: list[int] = []
         self.merged: Steps = []
@@ -114,15 +127,15 @@ class Replay:
             if reason:
                 # Of two of the same type the later one is the lower.
                 lowest = max(range(len(left)), key=lambda place: (self._policy.rank[self._kind[left[place]]], place))
-                self.refused.append((entry, left.pop(lowest), _REASON[reason]))
+                self.refused += (entry, left.pop(lowest), _REASON[reason])
         if not left:
-            self.refused.append((entry, NO_IDENTIFIER, _REASON[NO_IDENTIFIERS]))
+            self.refused += (entry, NO_IDENTIFIER, _REASON[NO_IDENTIFIERS])
             return NO_PROFILE, ()
         if owners:
             profile = owners[0]
         else:
             profile = seq
-            self._profiles[profile] = _Profile()
+            self._profiles[profile] = _Profile(self._none.copy(), {})
             self.created.append(entry)
         whole = self._merge(entry, profile, owners[1:], left) if len(owners) > 1 else True
         if fresh:
@@ -139,13 +152,15 @@ class Replay:
         if profile == NO_PROFILE:
             return NO_PROFILE
         kind = self._kind[identifier]
-        held = self._profiles[profile].held[kind]
-        if kind == self._policy.user_id and len(held) == 1:
-            self.refused.append((entry, identifier, _REASON[REMOVAL_REFUSED]))
+        own = self._profiles[profile]
+        if kind == self._policy.user_id and own.counts[kind] == 1:
+            self.refused += (entry, identifier, _REASON[REMOVAL_REFUSED])
             return profile
-        del held[identifier]
+        own.counts[kind] -= 1
+        if self._windowed[kind]:
+            del own.since[kind][identifier]
         del self._owner[identifier]
-        self.removed.append((entry, identifier, profile))
+        self.removed += (entry, identifier, profile)
         self._settled = {members: profile for members, profile in self._settled.items() if identifier not in members}
         return profile
 
@@ -177,13 +192,15 @@ class Replay:
             shared = []
         for i in shared:
             left.remove(i)
-            self.refused.append((entry, i, _REASON[SHARED_DEVICE]))
+            self.refused += (entry, i, _REASON[SHARED_DEVICE])
         return bool(shared)
 
     def _known(self, profile: int) -> bool:
         if profile == NO_PROFILE:
             return False
-        return any(held and not self._policy.device[kind] for kind, held in self._profiles[profile].held.items())
+        return any(
+            count and not device for count, device in zip(self._profiles[profile].counts, self._policy.device, strict=True)
+        )
 
     def _separated(self, owners: list[int], fresh: list[int]) -> bool:
         for one, other in self._policy.separations:
@@ -197,18 +214,26 @@ class Replay:
     def _excess(self, owners: list[int], fresh: list[int], at: int) -> str | None:
         """The limit that the profiles of these identifiers would exceed as one with them, or None."""
         policy, kind_of = self._policy, self._kind
-        counts: dict[int, int] = {}
-        for i in fresh:
-            counts[kind_of[i]] = counts.get(kind_of[i], 0) + 1
+        counts = self._none
         for owner in owners:
-            for kind, times in self._profiles[owner].held.items():
-                window = policy.window[kind]
-                held = len(times) if window < 0 else sum(at - since < window for since in times.values())
-                counts[kind] = counts.get(kind, 0) + held
-        over = [kind for kind, count in counts.items() if count > policy.limit[kind]]
-        if not over:
+            counts = list(map(add, counts, self._held(self._profiles[owner], at)))
+        if not owners:
+            counts = counts.copy()
+        for i in fresh:
+            counts[kind_of[i]] += 1
+        if not any(map(gt, counts, policy.limit)):
             return None
+        over = [kind for kind, count in enumerate(counts) if count > policy.limit[kind]]
         return VALUE_LIMIT if policy.window[min(over, key=policy.rank.__getitem__)] < 0 else TIME_LIMIT
+
+    def _held(self, profile: _Profile, at: int) -> list[int]:
+        """How many identifiers of each type count against its limit at the instant."""
+        if not profile.since:
+            return profile.counts
+        counts = profile.counts.copy()
+        for kind, times in profile.since.items():
+            counts[kind] = sum(at - since < self._policy.window[kind] for since in times.values())
+        return counts
 
     # -- what it does ------------------------------------------------------------------------------------------------
 
@@ -223,32 +248,36 @@ class Replay:
             loser = self._profiles[other]
             if self._full(winner) or self._full(loser):
                 link = next(i for i in left if self._owner_of(i) == other)
-                self.refused.append((entry, link, _REASON[MERGE_CAP]))
+                self.refused += (entry, link, _REASON[MERGE_CAP])
                 continue
             self._parent[other] = profile
             winner.merges += loser.merges + 1
-            for kind, times in loser.held.items():
-                winner.held.setdefault(kind, {}).update(times)
+            winner.counts = list(map(add, winner.counts, loser.counts))
+            for kind, times in loser.since.items():
+                winner.since.setdefault(kind, {}).update(times)
             del self._profiles[other]
-            self.merged.append((entry, other, profile))
+            self.merged += (entry, other, profile)
         return len(self.refused) == refused
 
     def _attach(self, entry: int, profile: int, fresh: list[int], at: int) -> bool:
         """Attach what nobody owns to the profile, by rank; whether none was refused."""
         refused = len(self.refused)
-        own = self._profiles[profile]
-        for i in sorted(fresh, key=lambda i: self._policy.rank[self._kind[i]]):
+        own, kind_of = self._profiles[profile], self._kind
+        for i in fresh if len(fresh) == 1 else sorted(fresh, key=lambda i: self._policy.rank[kind_of[i]]):
             if own.mappings() >= self._policy.max_mappings:
-                self.refused.append((entry, i, _REASON[MAPPING_CAP]))
+                self.refused += (entry, i, _REASON[MAPPING_CAP])
                 continue
-            self._owner[i] = profile
-            own.held.setdefault(self._kind[i], {})[i] = at
-            self.attached.append((entry, i, profile))
+            self._owner[i], kind = profile, kind_of[i]
+            own.hold(i, kind, at, self._windowed[kind])
+            self.attached += (entry, i, profile)
         return len(self.refused) == refused
 
 
 def replay(entries: Entries, state: State, policy: Policy, chosen: np.ndarray | None = None) -> Outcome:
-    """The outcome of the entries (of ``chosen``, ascending places, if given; the rest of the outcome is then empty), one by one."""
+    """The outcome of the entries, one by one; with ``chosen``, of these places only, and the rest of the outcome is empty.
+
+    ``chosen`` ascends within each component of identifiers; entries of different ones have nothing to do with each other.
+    """
     places = np.arange(len(entries)) if chosen is None else chosen
     outcome = Outcome(np.full(len(entries), NO_PROFILE, dtype=np.int64), np.zeros(len(entries.members), dtype=np.bool_))
     sizes = np.diff(entries.starts)[places]
@@ -269,7 +298,7 @@ def replay(entries: Entries, state: State, policy: Policy, chosen: np.ndarray | 
                 outcome.profile[place] = follower.remove(place, members[0])
             continue
         if not members:
-            follower.refused.append((place, NO_IDENTIFIER, _REASON[NO_IDENTIFIERS]))
+            follower.refused += (place, NO_IDENTIFIER, _REASON[NO_IDENTIFIERS])
             continue
         profile, kept = follower.event(place, seq, at, members)
         outcome.profile[place] = profile
@@ -284,16 +313,16 @@ def replay(entries: Entries, state: State, policy: Policy, chosen: np.ndarray | 
     return outcome
 
 
-def _concerned(members: np.ndarray, state: State) -> list[int]:
+def _concerned(members: np.ndarray, state: State) -> np.ndarray:
     """The identifiers that the entries carry, and all that their profiles hold."""
     concerned = np.zeros(len(state.kinds), dtype=np.bool_)
     concerned[members] = True
     owners = np.unique(state.owner[concerned & (state.owner != NO_PROFILE)])
     concerned |= np.isin(state.owner, owners)
-    return np.flatnonzero(concerned).tolist()
+    return np.flatnonzero(concerned)
 
 
 def columns_of(steps: Steps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tuples as columns."""
+    """Steps as columns."""
     found = np.array(steps, dtype=np.int64).reshape(-1, 3)
     return found[:, 0].copy(), found[:, 1].copy(), found[:, 2].copy()

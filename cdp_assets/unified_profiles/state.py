@@ -63,18 +63,17 @@ def fetch(warehouse: Warehouse, expression: ir.Table) -> pa.Table:
 def meet(warehouse: Warehouse, settings: IdentitySettings, work: Work, stack: ExitStack) -> Met:
     """Read what the work meets; rows of entries that are replaced count as gone."""
     pairs = work.identifiers.filter(~work.identifiers.blocked)
-    carried = pairs.select("identifier_id").distinct()
+    # All that the entries carry, each once.
+    carried = work.dictionary.filter(~work.dictionary.blocked).select("identifier_id", "identifier_type")
     holdings, profiles, shown = _standing(warehouse, work)
     held = holdings.join(profiles, "profile").select("identifier_id", "profile", "canonical", "attached_at")
     roots = held.semi_join(carried, "identifier_id").select(profile="canonical").distinct()
     roots = stack.enter_context(warehouse.staged(roots))
-    types = _types(work)
-    met = carried.join(types, "identifier_id")
     held = held.filter(held.canonical.isin(roots.profile))
     held = held.join(work.before.select("identifier_id", "identifier_type"), "identifier_id")
     parts = fetch(warehouse, profiles.filter(profiles.canonical.isin(roots.profile)))
     before = fetch(warehouse, shown.filter(shown.profile.isin(roots.profile)))
-    nodes = _nodes(fetch(warehouse, met), fetch(warehouse, held), set(before.column("identifier_type").to_pylist()))
+    nodes = _nodes(fetch(warehouse, carried), fetch(warehouse, held), set(before.column("identifier_type").to_pylist()))
     code = {kind: number for number, kind in enumerate(nodes.types)}
     state = _state(nodes, parts)
     entries = _entries(warehouse, work, pairs, nodes.identifier_id)
@@ -108,10 +107,6 @@ def _standing(warehouse: Warehouse, work: Work) -> tuple[ir.Table, ir.Table, ir.
         profiles.filter(profiles.profile.notin(gone)),
         shown.filter(shown.profile.notin(gone)),
     )
-
-
-def _types(work: Work) -> ir.Table:
-    return work.dictionary.select("identifier_id", "identifier_type")
 
 
 @dataclass
@@ -159,13 +154,12 @@ def _state(nodes: _Nodes, parts: pa.Table) -> State:
 def _entries(warehouse: Warehouse, work: Work, pairs: ir.Table, identifier_id: Ints) -> Entries:
     rows = fetch(warehouse, work.entries.select("seq", "received_at", "removes").order_by("seq"))
     seq = column(rows, "seq")
-    members = fetch(warehouse, pairs.select("seq", "identifier_id", "position").order_by("seq", "position", "identifier_id"))
-    starts = np.searchsorted(column(members, "seq"), np.append(seq, np.iinfo(np.int64).max))
+    members = fetch(warehouse, pairs.select("seq", "identifier_id", "position").order_by("seq", "position"))
     return Entries(
         seq=seq,
         at=column(rows, "received_at"),
         removes=rows.column("removes").combine_chunks().to_numpy(zero_copy_only=False).astype(np.bool_),
-        starts=starts.astype(np.int64),
+        starts=_starts(seq, column(members, "seq")),
         members=_place_of(identifier_id)[column(members, "identifier_id")],
     )
 
@@ -175,6 +169,18 @@ def _place_of(identifier_id: Ints) -> Ints:
     place = np.zeros(int(identifier_id.max(initial=0)) + 1, dtype=np.int64)
     place[identifier_id] = np.arange(len(identifier_id))
     return place
+
+
+def _starts(seq: Ints, of_member: Ints) -> Ints:
+    """Where the members of each entry begin, and the end of the last one's: entries and members by seq."""
+    starts = np.zeros(len(seq) + 1, dtype=np.int64)
+    if not len(of_member):
+        return starts
+    bounds = np.concatenate([[0], np.flatnonzero(of_member[1:] != of_member[:-1]) + 1, [len(of_member)]])
+    if len(bounds) == len(starts):  # none is without members
+        return bounds
+    starts[1 + np.searchsorted(seq, of_member[bounds[:-1]])] = np.diff(bounds)
+    return np.cumsum(starts)
 
 
 def _policy(warehouse: Warehouse, settings: IdentitySettings, work: Work, nodes: _Nodes) -> Policy:
