@@ -165,7 +165,7 @@ def test_a_mail_server_that_refuses_is_named(
     mail: tuple[Inbox, int], change: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inbox, port = mail
-    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 0.4)
     assert send_alert(Alerts(email=email(port, **change)), "s", ["x"]) == [said]
     assert inbox.messages == []
 

@@ -375,6 +375,7 @@ def test_no_reason_log_or_output_holds_a_value_or_a_secret(subject: Subject, cap
         "gainsight": {"Employees": secret_value},
     }[subject.system]
     subject.payload = bad
+    subject.be_impatient()
     outcomes = subject.deliver(subject.operations(3))
     assert statuses(outcomes) == {"rejected"}
     for kind in ("429", "500", "commit_then_drop", "timeout_before_commit", "expired_token", "quota_exhausted"):
