@@ -5,11 +5,6 @@ BIN := $(VENV)/bin
 HOME_DIR ?= .cdp
 STAMP := $(VENV)/.installed
 export CDP_HOME := $(HOME_DIR)
-TESTS := $(patsubst %/,%,$(wildcard tests/*/)) $(wildcard tests/test_*.py)
-# Begun first, so that all workers come to an end together.
-LONGEST := tests/e2e tests/truth tests/unified_profiles tests/linked_audiences
-# Have targets of their own.
-APART := tests/faults tests/spark tests/__pycache__
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui test test-faults test-spark test-snowflake bench lint format lock schemas clean
@@ -35,7 +30,7 @@ ui: $(STAMP) ## open the Dagster UI on the demo's state: webserver, daemon, twin
 	@$(BIN)/cdp ui
 
 test: $(STAMP) ## run the suite, but for what test-faults and test-spark run
-	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(LONGEST) $(filter-out $(LONGEST) $(APART),$(TESTS))
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --ignore tests/faults --ignore tests/spark
 
 test-faults: $(STAMP) ## kill the process at every write and send, and let a third of all calls go wrong
 	@$(BIN)/python -m pytest -n auto tests/faults
